@@ -40,7 +40,8 @@ struct pmem_pool {
  * A RAM-backed pool is backed fully at once, so that a full tmpfs is -ENOSPC
  * here and never a SIGBUS later. @size_bytes 0: keep the file's size.
  * The content of a reused file is not cleared.
- * Return 0; -EEXIST without FORCE; -ENOSPC; -EINVAL (size); -errno of open.
+ * Return 0; -EEXIST without FORCE; -EBUSY somebody has a claim on any byte of
+ * the file, or maps it as a client; -ENOSPC; -EINVAL (size); -errno of open.
  */
 int pmem_create(const char *path, uint64_t size_bytes, unsigned int flags,
 		struct pmem_pool **ret_pool);

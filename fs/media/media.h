@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "fs/media/format.h"
+#include "pagemap/crc32c.h"
 #include "pagemap/label.h"
 #include "pagemap/pmem.h"
 
@@ -73,8 +74,6 @@ static inline void *media_ptr(const struct media *m, uint64_t block)
 {
 	return m->base + (block << PDX_BLOCK_SHIFT);
 }
-
-uint32_t crc32c(uint32_t crc, const void *buf, size_t len);
 
 /* --- inode table (itable.c): an internal file of 512-byte records --- */
 
