@@ -55,12 +55,10 @@ static int map_new(struct pmem_pool *pool, struct pmem2_config *cfg,
 	return rc;
 }
 
-/* libpmem2 has error numbers of its own. */
+/* libpmem2 returns -errno, or numbers of its own from -100000 down. */
 static int pmem2_errno(int rc)
 {
-	int err = pmem2_err_to_errno(rc);
-
-	return err > 0 && err < 4096 ? -err : -EINVAL;
+	return rc <= 0 && rc > -4096 ? rc : -EINVAL;
 }
 
 static void take_functions(struct pmem_pool *pool)
@@ -101,7 +99,7 @@ static int pool_map(struct pmem_pool *pool)
 	(void)pmem2_config_delete(&cfg); /* always 0 */
 out_source:
 	(void)pmem2_source_delete(&src); /* always 0 */
-	return rc ? pmem2_errno(rc) : 0;
+	return pmem2_errno(rc);
 }
 
 /* The name for messages and for clients; a memfd's has no real path. */
