@@ -14,7 +14,14 @@
  * POOL (not of the map). Reference count 1 is idle: nobody but the owner
  * refers to it. 0 is frozen: given up, page_try_get() fails.
  *
- * Everything here is thread-safe unless it says otherwise.
+ * Every 2 MiB aligned run of pool that lies wholly in the map starts out as one
+ * compound page. The first reference to a part of it splits it; it becomes
+ * compound again by pages_make_compound(), or when all of it is idle and a
+ * pages_try_get() takes the whole run.
+ *
+ * Everything here is thread-safe unless it says otherwise. A map must stay
+ * attached while a call on it runs: who may race a detach holds the map by
+ * get_dev_pagemap() over its last put.
  */
 enum pagemap_type {
 	PAGEMAP_NONE = 0,	/* refused: a zeroed descriptor has no type */
@@ -33,7 +40,10 @@ struct dev_pagemap_ops {
 	 * and only while the ops are switched on (dev_pagemap_get_ops()).
 	 */
 	void (*page_free)(void *owner, uint64_t first, uint64_t nr);
-	/* Release action of attach; called on detach and on a failed attach. */
+	/*
+	 * Release action of attach; may be NULL. Called once: when the map was
+	 * detached, or before an attach returns an error, whichever it is.
+	 */
 	void (*release)(void *owner);
 };
 
@@ -56,8 +66,8 @@ void pagemap_table_destroy(struct pagemap_table *t); /* all maps detached */
  * detach or failure, so the count of users balances.
  * -EINVAL zeroed or unknown type, empty or overflowing range, PRIVATE/PUBLIC/
  * FS_DAX without page_free; -ENXIO beyond the table; -EBUSY overlaps a map that
- * is attached; -EOPNOTSUPP type FS_DAX in a build with DEV_PAGEMAP_OPS=n;
- * -ENOMEM.
+ * is attached; -EOPNOTSUPP any type but FS_DAX_LIMITED in a build with
+ * DEV_PAGEMAP_OPS=n; -ENOMEM.
  */
 int dev_pagemap_attach(struct pagemap_table *t,
 		       const struct dev_pagemap_desc *desc,
@@ -72,8 +82,9 @@ void put_dev_pagemap(struct dev_pagemap *map);
 
 /*
  * dev_pagemap_get_ops/put_ops - users of the page_free callbacks, process-wide
- * (the kernel's devmap_managed_key). With none, and no compound page in the
- * map, page_put() is one relaxed load, one predicted branch, one decrement.
+ * (the kernel's devmap_managed_key). With none, and no reference to a compound
+ * run of the map, page_put() is one relaxed load, one predicted branch and one
+ * decrement.
  * get: -EOPNOTSUPP in a build with DEV_PAGEMAP_OPS=n.
  */
 int dev_pagemap_get_ops(void);
@@ -94,7 +105,8 @@ static inline bool page_idle(struct dev_pagemap *map, uint64_t page)
  * pages_try_get - one reference on every page of [first, first + nr), or none.
  * A 2 MiB aligned run that is compound and wholly inside costs one reference;
  * a run that is compound and only partly inside is split first.
- * -EAGAIN: a page is frozen. -ENOMEM: a run could not be split.
+ * -EAGAIN: a page is frozen; references taken until then are dropped again,
+ * with callbacks, as others may have seen them.
  */
 int pages_try_get(struct dev_pagemap *map, uint64_t first, uint64_t nr);
 void pages_put(struct dev_pagemap *map, uint64_t first, uint64_t nr);
@@ -111,7 +123,10 @@ void pages_put_batch(struct pagemap_table *t, const uint64_t *pages,
 bool pages_first_busy(struct dev_pagemap *map, uint64_t first, uint64_t nr,
 		      uint64_t *ret_page, uint64_t *ret_nr);
 
-/* 1 -> 0 on all of the range or on none (-EBUSY), and back. */
+/*
+ * 1 -> 0 on all of the range or on none (-EBUSY), and back. A freeze that fails
+ * may have made a concurrent try_get of an idle page fail.
+ */
 int pages_freeze(struct dev_pagemap *map, uint64_t first, uint64_t nr);
 void pages_unfreeze(struct dev_pagemap *map, uint64_t first, uint64_t nr);
 
