@@ -50,7 +50,12 @@ struct layout_ops {
 	int (*mark_mapped)(struct layout *l, uint64_t pool_page, uint64_t nr);
 	/* A writable grant was given, or ends: mtime, ctime. No lock held. */
 	void (*touch)(struct layout *l);
-	/* Keep the inode in memory while leases, pins or waiters refer to it. */
+	/*
+	 * Keep the inode in memory while leases, pins or waiters refer to it.
+	 * get, and a put that is not the last, may come with the inode's lock
+	 * or layout->lock held: they take no lock that comes before those. The
+	 * last put comes without any lock.
+	 */
 	void (*get)(struct layout *l);
 	void (*put)(struct layout *l);
 	/* Events are queued for a mapper of this open file (may be called from
@@ -67,15 +72,18 @@ enum pinned_policy {
 
 struct layouts_config {
 	const struct layout_ops *ops;
-	struct dev_pagemap *map; /* of the data pages; FS_DAX or FS_DAX_LIMITED */
-	struct waitq *waitq;	 /* woken by the map's page_free */
+	struct dev_pagemap
+		*map;	     /* of the data pages; FS_DAX or FS_DAX_LIMITED */
+	struct waitq *waitq; /* woken by the map's page_free */
 	struct dev_pagemap *ledger_map; /* PUBLIC: ledger pages; may be NULL */
-	void *ledger_base;	 /* of the first ledger page */
-	uint64_t ledger_off;	 /* the same as a byte offset in the pool */
+	void *ledger_base;		/* of the first ledger page */
+	uint64_t ledger_off; /* the same as a byte offset in the pool */
 	uint64_t nr_ledgers;
 	enum pinned_policy policy;
 	uint64_t pin_timeout_ms;    /* 0: none */
 	uint64_t recall_timeout_ms; /* 0: 30 s */
+	dev_t pool_dev; /* to see in /proc whether a process still maps it */
+	ino_t pool_ino;
 };
 
 int layouts_create(const struct layouts_config *cfg, struct layouts **ret_ls);
@@ -88,13 +96,18 @@ struct layout {
 	pthread_mutex_t lock;
 	struct layouts *ls;
 	/* all guarded by lock */
-	struct itree grants;  /* struct grant */
-	struct itree pins;    /* struct pin_rec */
+	struct itree grants;			 /* struct grant */
+	struct itree pins;			 /* struct pin_rec */
 	struct break_req *breaks, **breaks_tail; /* in order of arrival */
 	struct pin_req *queued_pins, **queued_pins_tail;
 	struct queued_fault *queued_faults;
+	uint64_t nr_mappers;
 	struct mapper *mappers;
-	uint64_t nr_soft; /* grants of kind ZERO or EOF */
+	struct mapper *notify; /* have events, poll is to be woken */
+	uint64_t nr_soft;      /* grants of kind ZERO or EOF */
+	/* One thread at a time moves the breaks of a layout on; others leave
+	 * a note (again) and go. */
+	bool running, again;
 };
 
 void layout_init(struct layout *l, struct layouts *ls);
@@ -151,9 +164,10 @@ struct pin_req {
 	pid_t tid;	    /* calling thread */
 	void (*done)(struct pin_req *r, int err);
 	uint64_t pin; /* out */
-	/* private */
+	/* private, guarded by the layout's lock */
 	struct pin_req *next;
 	uint64_t since_ns;
+	int cancel_err;
 };
 void mapper_pin(struct pin_req *r);
 int mapper_unpin(struct mapper *m, uint64_t pin);
@@ -187,15 +201,13 @@ struct break_req {
 	 */
 	int (*commit)(struct break_req *r);
 	void (*done)(struct break_req *r, int err);
-	/* private */
+	/* private, guarded by the layout's lock */
 	struct break_req *next;
-	struct waiter waiter;
-	int phase;
+	struct idle_wait *wait; /* armed: pages, or a deadline alone */
+	int phase;		/* enum break_phase */
 	unsigned int acks_missing;
-	unsigned int refs;
-	uint64_t since_ns, deadline_ns, recall_deadline_ns;
-	uint64_t recall_epoch;
-	bool waited, waiter_armed, again;
+	uint64_t since_ns, deadline_ns, seal_deadline_ns;
+	bool waited; /* it was parked at least once */
 	int cancel_err;
 };
 void layout_break(struct break_req *r);
