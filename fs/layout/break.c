@@ -184,27 +184,26 @@ static int step_queued(struct break_req *b)
 	return 0;
 }
 
+/* One recall a mapper, however many grants overlap. */
 static int recall_all(struct break_req *b)
 {
 	struct layout *l = b->layout;
 	uint64_t last = range_last(b->first, b->nr);
-	struct mapper *m;
+	uint64_t round = layouts_new_id(l->ls); /* it may seal more than once */
+	struct itree_node *n;
 	int err;
 
-	for (m = l->mappers; m; m = m->next) {
-		struct grant *g;
+	for (n = itree_first(&l->grants, b->first, last); n;
+	     n = itree_next(n, b->first, last)) {
+		struct grant *g = container_of(n, struct grant, node);
 
-		for (g = m->grants; g; g = g->next)
-			if (ranges_overlap(g->node.first, g->node.last,
-					   b->first, last) &&
-			    (b->op != BREAK_FILL ||
-			     g->kind != PINDAX_GRANT_BLOCKS))
-				break;
-		if (!g)
+		if (g->m->recalled_in == round ||
+		    (b->op == BREAK_FILL && g->kind == PINDAX_GRANT_BLOCKS))
 			continue;
-		err = event_recall_locked(m, b->first, last, b->id);
+		err = event_recall_locked(g->m, b->first, last, b->id);
 		if (err)
 			return err;
+		g->m->recalled_in = round;
 		b->acks_missing++;
 	}
 	return 0;

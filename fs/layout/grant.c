@@ -14,6 +14,7 @@
  */
 #include "fs/layout/internal.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 
@@ -81,6 +82,7 @@ static void cut(struct mapper *m, struct grant *g, uint64_t first,
 	if (gf < first && gl > last) {
 		struct grant *right = *spare;
 
+		assert(right);
 		*spare = NULL;
 		right->kind = g->kind;
 		right->write = g->write;

@@ -94,6 +94,7 @@ struct mapper {
 	/* guarded by layout->lock */
 	bool dead;
 	uint64_t epoch;
+	uint64_t recalled_in; /* last round of recalls that asked it */
 	struct grant *grants;
 	struct pin_rec *pins;
 	struct recall *recalls;

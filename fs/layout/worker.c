@@ -60,9 +60,9 @@ static void idle_wait_fn(struct waiter *w, int why)
 		kick(ls);
 }
 
-static void idle_wait_put(struct idle_wait *iw)
+static void idle_wait_put(struct idle_wait *iw, unsigned int nr)
 {
-	if (atomic_fetch_sub(&iw->refs, 1) == 1)
+	if (atomic_fetch_sub(&iw->refs, nr) == nr)
 		free(iw);
 }
 
@@ -101,12 +101,13 @@ void idle_wait_disarm(struct layout *l, struct idle_wait *w)
 	 * When the callback was quicker, the other half is the ready list's;
 	 * the extra layout_run() finds nothing to do.
 	 */
-	if (waitq_cancel(l->ls->cfg.waitq, &w->w)) {
-		/* not the last: the break has a reference of its own */
-		l->ls->ops->put(l);
-		idle_wait_put(w);
+	if (!waitq_cancel(l->ls->cfg.waitq, &w->w)) {
+		idle_wait_put(w, 1);
+		return;
 	}
-	idle_wait_put(w);
+	idle_wait_put(w, 2);
+	/* not the last: the break has a reference of its own */
+	l->ls->ops->put(l);
 }
 
 static void ready_run(struct layouts *ls)
@@ -126,7 +127,7 @@ static void ready_run(struct layouts *ls)
 			return;
 		layout_run(iw->l);
 		ls->ops->put(iw->l);
-		idle_wait_put(iw);
+		idle_wait_put(iw, 1);
 	}
 }
 
