@@ -100,17 +100,22 @@ static int mapper_prepare(struct layouts *ls, struct mapper *m)
 		err = -EIO;
 		goto out_ledger;
 	}
+	if (ls->cfg.ledger_map &&
+	    !page_try_get(ls->cfg.ledger_map,
+			  ledger_pool_page(ls, m->ledger))) {
+		err = -EIO; /* frozen: nobody freezes ledger pages */
+		goto out_ledger;
+	}
 	m->pidfd = (int)syscall(SYS_pidfd_open, m->who.tgid, 0);
 	if (m->pidfd < 0) {
 		err = -errno;
-		goto out_ledger;
+		ledger_give_back(ls, m->ledger);
+		return err;
 	}
 	m->page = (struct pindax_ledger *)ls->cfg.ledger_base + m->ledger;
 	memset(m->page, 0, sizeof(*m->page));
 	m->page->mapper = m->by_id.id;
 	__atomic_store_n(&m->page->challenge, m->challenge, __ATOMIC_RELEASE);
-	if (ls->cfg.ledger_map)
-		page_get(ls->cfg.ledger_map, ledger_pool_page(ls, m->ledger));
 	return 0;
 
 out_ledger:
