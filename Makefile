@@ -71,6 +71,7 @@ again = $(MAKE) --no-print-directory \
 
 .PHONY: all units tools deps demo bench lint format install uninstall
 .PHONY: check check-full check-asan check-tsan tidy-flags clean help
+.SECONDARY: # keep the objects of test programs
 all: $(libs) $(progs)
 units: $(units)
 tools: $(tools)
@@ -166,8 +167,8 @@ install: all install-mount-links
 	ln -sf libpindax.so.$(VERSION) $D$(LIBDIR)/libpindax.so.0
 	ln -sf libpindax.so.0 $D$(LIBDIR)/libpindax.so
 	install -m 644 client/pindax.h $D$(INCLUDEDIR)
-	sed -e 's|@prefix@|$(PREFIX)|' -e 's|@libdir@|$(LIBDIR)|' \
-		-e 's|@includedir@|$(INCLUDEDIR)|' -e 's|@version@|$(VERSION)|' \
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' \
+		-e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@VERSION@|$(VERSION)|' \
 		client/pindax.pc.in >$D$(PKGCONFIGDIR)/pindax.pc
 	$(if $(man1),install -m 644 $(man1) $D$(MANDIR)/man1)
 	$(if $(man8),install -m 644 $(man8) $D$(MANDIR)/man8)

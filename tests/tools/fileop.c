@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -139,7 +140,8 @@ static int op_check(const struct args *a)
 {
 	unsigned char buf[CHUNK];
 	off_t done;
-	ssize_t n, i;
+	ssize_t n;
+	int i;
 
 	for (done = 0; done < a->len; done += n) {
 		size_t want = sizeof(buf);
@@ -154,8 +156,8 @@ static int op_check(const struct args *a)
 		for (i = 0; i < n; i++) {
 			if (buf[i] == (unsigned char)a->arg)
 				continue;
-			printf("byte %lld is %d, not %ld\n",
-			       (long long)(a->off + done + i), buf[i], a->arg);
+			printf("byte %jd is %d, not %ld\n",
+			       (intmax_t)a->off + done + i, buf[i], a->arg);
 			return -EBADMSG;
 		}
 	}

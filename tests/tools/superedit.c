@@ -70,7 +70,7 @@ static int edit_copies(char *base, size_t size, char **argv, uint64_t value)
 			copy[copy[0] != NULL] = sb;
 	}
 	for (i = 0; i < 2; i++) {
-		if (strcmp(argv[2], "both") != 0 && atoi(argv[2]) != i)
+		if (strcmp(argv[2], "both") != 0 && argv[2][0] != '0' + i)
 			continue;
 		if (copy[i] == NULL || edit(copy[i], argv[3], value) != 0)
 			return 2;
