@@ -195,31 +195,42 @@ static void wake_everybody(void)
 
 /* --- workers --- */
 
+/* Extents from @from on into w->extents: how many. None if nobody can tell. */
+static uint32_t get_extents(struct worker *w, const struct pindax_file *f,
+			    uint64_t from)
+{
+	struct pindax_ioc_extents *x = &w->extents;
+
+	x->off = from;
+	x->nr = 0;
+	x->reserved = 0;
+	if (f->daemon.call(&f->daemon, PINDAX_IOC_EXTENTS, x) ||
+	    x->nr > PINDAX_EXTENTS_MAX)
+		return 0;
+	return x->nr;
+}
+
 /*
- * The allocated run of the file that covers @at, or the next one; an empty one
- * at UINT64_MAX if the daemon knows of none or cannot tell.
+ * The allocated run of the file that covers @at, or the next one, as far as one
+ * answer tells; an empty one at UINT64_MAX if there is none.
  */
 static void allocated_run(struct worker *w, const struct pindax_file *f,
 			  uint64_t from, uint64_t at, uint64_t *ret_start,
 			  uint64_t *ret_end)
 {
-	struct pindax_ioc_extents *x = &w->extents;
+	const struct pindax_extent_info *e = w->extents.ext;
 	uint64_t start = UINT64_MAX, end = UINT64_MAX;
+	uint32_t nr = get_extents(w, f, from);
 
-	x->off = from;
-	x->nr = 0;
-	x->reserved = 0;
-	if (f->daemon.call(&f->daemon, PINDAX_IOC_EXTENTS, x))
-		x->nr = 0;
-	for (uint32_t i = 0; i < x->nr && i < PINDAX_EXTENTS_MAX; i++) {
-		const struct pindax_extent_info *e = &x->ext[i];
-
-		if (e->file_off != end) {
+	if (nr && e[nr - 1].file_off + e[nr - 1].len <= at)
+		nr = get_extents(w, f, at);
+	for (uint32_t i = 0; i < nr; i++) {
+		if (e[i].file_off != end) {
 			if (end != UINT64_MAX && end > at)
 				break;
-			start = e->file_off;
+			start = e[i].file_off;
 		}
-		end = e->file_off + e->len;
+		end = e[i].file_off + e[i].len;
 	}
 	if (end <= at || start % PDX_PAGE || end % PDX_PAGE)
 		start = end = UINT64_MAX;

@@ -70,6 +70,8 @@ struct pdx_vma {
 	uint64_t file_off;     /* at the address asked for */
 	size_t len;	       /* from there, at most what was asked for */
 };
+/* Set where the kernel has no PROCMAP_QUERY, or by a test. */
+extern atomic_bool pdx_vma_text_only;
 /* What lies at @addr. No allocation, no stdio. */
 int pdx_vma_at(const void *addr, size_t len, struct pdx_vma *ret_vma);
 /* How /proc names a mapping of @fd; learned from one, as stat(2) may differ. */

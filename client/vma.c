@@ -45,7 +45,7 @@ struct vma {
 
 static pthread_mutex_t text_lock = PTHREAD_MUTEX_INITIALIZER;
 static char text[16384]; /* guarded by text_lock */
-static atomic_bool no_query;
+atomic_bool pdx_vma_text_only;
 
 /* The mapping that covers @addr, or the next one. -ENOENT: none. */
 static int query_ioctl(uint64_t addr, struct vma *ret)
@@ -156,10 +156,11 @@ int pdx_vma_at(const void *addr, size_t len, struct pdx_vma *ret_vma)
 	struct vma v = {0};
 	int err = -ENOTTY;
 
-	if (!atomic_load_explicit(&no_query, memory_order_relaxed))
+	if (!atomic_load_explicit(&pdx_vma_text_only, memory_order_relaxed))
 		err = query_ioctl(at, &v);
 	if (err == -ENOTTY || err == -EINVAL) {
-		atomic_store_explicit(&no_query, true, memory_order_relaxed);
+		atomic_store_explicit(&pdx_vma_text_only, true,
+				      memory_order_relaxed);
 		err = query_text(at, &v);
 	}
 	if (err && err != -ENOENT)
