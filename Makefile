@@ -65,16 +65,18 @@ progs := $(addprefix $(B)/,mkfs.pindax mount.pindax fsck.pindax pindax)
 libs := $(B)/libpindax.a $(B)/libpindax.so.0
 units := $(patsubst tests/unit/%.c,$(B)/unit/%,$(unit_src))
 tools := $(patsubst tests/tools/%.c,$(B)/tools/%,$(tool_src))
+benches := $(patsubst tests/bench/%.c,$(B)/bench/%,$(bench_src))
 
 again = $(MAKE) --no-print-directory \
 	$(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
 
-.PHONY: all units tools deps demo bench lint format install uninstall
+.PHONY: all units tools benches deps demo bench lint format install uninstall
 .PHONY: check check-full check-asan check-tsan tidy-flags clean help
 .SECONDARY: # keep the objects of test programs
 all: $(libs) $(progs)
 units: $(units)
 tools: $(tools)
+benches: $(benches)
 
 deps:
 	@tests/deps
@@ -93,7 +95,7 @@ check-full check-asan check-tsan: check-%:
 	@+tests/check --$*
 bench:
 	@tests/deps
-	@+$(again) all tools
+	@+$(again) all benches
 	tests/bench/run $(B)
 lint:
 	@tests/deps
@@ -140,8 +142,8 @@ $(B)/unit/%: $(B)/tests/unit/%.o $(B)/libcore.a $(B)/libpindax.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(base_ldflags) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(pkg_libs) \
 		-lcmocka
-# Small programs that the scripts use.
-$(B)/tools/%: $(B)/tests/tools/%.o $(B)/libpindax.a
+# Small programs that the scripts use, and those that measure.
+$(tools) $(benches): $(B)/%: $(B)/tests/%.o $(B)/libpindax.a
 	$(call say,LD)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(base_ldflags) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(pkg_libs)
