@@ -32,6 +32,21 @@ fail()
 	done
 	exit 1
 }
+
+# What the namespace's processes are at, when time is up.
+out_of_time()
+{
+	local p
+	{ set +x; } 2>/dev/null
+	for p in /proc/[0-9]*; do
+		echo "${p##*/} $(tr '\0' ' ' <"$p/cmdline" | cut -c1-70):" \
+			"$(sed 's/.*) //' "$p/stat" | cut -c1)" \
+			"$(cat "$p/wchan")"
+	done 2>/dev/null
+	timeout -k 1 3 pindax pins "$MNT" || :
+	fail "out of time"
+}
+trap out_of_time TERM
 trap 'fail "command failed ($?): $BASH_COMMAND"' ERR
 
 skip()
