@@ -21,7 +21,9 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 #include "client/internal.h"
 
 #define RETRY_POLL_NS 200000000L
@@ -110,6 +112,17 @@ struct run {
 	uint32_t kind;
 };
 
+/*
+ * Not mmap(3): under ThreadSanitizer that is a write to the range, and the
+ * order between it and the touch that faulted for it is one that only the
+ * kernel knows.
+ */
+static long mmap_fixed(void *at, size_t len, int prot, int flags, int fd,
+		       off_t off)
+{
+	return syscall(SYS_mmap, at, len, prot, flags | MAP_FIXED, fd, off);
+}
+
 static int map_at(struct pindax_map *m, const struct run *r)
 {
 	uint8_t *at = m->base + r->off;
@@ -129,7 +142,7 @@ static int map_at(struct pindax_map *m, const struct run *r)
 	} else if (r->kind == PINDAX_GRANT_EOF) {
 		fd = pdx.eof_fd;
 	}
-	if (mmap(at, r->len, prot, flags | MAP_FIXED, fd, off) == MAP_FAILED)
+	if (mmap_fixed(at, r->len, prot, flags, fd, off) == -1)
 		return -errno;
 	/* Cannot fail on what was just mapped; fork() waits for file->lock. */
 	(void)madvise(at, r->len, MADV_DONTFORK);
