@@ -319,3 +319,50 @@ case_of()
 }
 F=$MNT/f
 G=$MNT/g
+
+# --- a device driven by hand (tests/tools/device.c) ---
+
+start_device() # FILE OFFSET LEN
+{
+	rm -f "$T/dev.in"
+	mkfifo "$T/dev.in"
+	: >"$T/dev.out"
+	device "$@" <"$T/dev.in" >"$T/dev.out" 2>&1 &
+	HOLD[device]=$!
+	exec {dev_fd}>"$T/dev.in"
+	ANSWERS=0
+	answer ready
+}
+
+answered()
+{
+	[ "$(wc -l <"$T/dev.out")" -gt "$ANSWERS" ] || gone "${HOLD[device]}"
+}
+
+answer() # EXPECTED - the answer to the last command that was sent
+{
+	await 10 answered
+	ANSWERS=$((ANSWERS + 1))
+	same "the device's answer" "$1" "$(sed -n "${ANSWERS}p" "$T/dev.out")"
+}
+
+send() # COMMAND
+{
+	echo "$1" >&"$dev_fd"
+}
+
+tell() # COMMAND [ANSWER]
+{
+	send "$1"
+	answer "${2:-ok}"
+}
+
+stop_device()
+{
+	local pid=${HOLD[device]}
+	send quit
+	exec {dev_fd}>&-
+	await 10 gone "$pid"
+	wait "$pid"
+	unset 'HOLD[device]'
+}
