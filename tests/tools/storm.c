@@ -102,7 +102,7 @@ static void store_once(unsigned int page, uint64_t stamp)
 static void *writer(void *arg)
 {
 	unsigned int n = (unsigned int)(uintptr_t)arg;
-	uint64_t state = storm.seed + 17 * n + 1, count = 0;
+	uint64_t state = storm.seed + n + 1, count = 0;
 
 	while (!atomic_load(&storm.stop)) {
 		unsigned int page = next_random(&state) % (PAGES / 2) * 2 + n;
