@@ -389,6 +389,11 @@ struct layouts *fs_layouts(struct fs *fs)
 	return fs->layouts;
 }
 
+bool fs_direct(struct fs *fs)
+{
+	return fs->ledger_map != NULL;
+}
+
 static uint32_t info_flags(const struct fs *fs)
 {
 	uint32_t flags = 0;

@@ -75,6 +75,8 @@ void fs_close(struct fs *fs);
 
 struct layouts *fs_layouts(struct fs *fs);
 void fs_info(struct fs *fs, struct pindax_ioc_info *ret_info);
+/* Can files be mapped directly at all? No: the pool file is read-only. */
+bool fs_direct(struct fs *fs);
 void fs_stat(struct fs *fs, struct pindax_ioc_stat *ret_st);
 void fs_statfs(struct fs *fs, struct statvfs *ret_st);
 
