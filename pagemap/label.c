@@ -175,6 +175,11 @@ static int decode(const struct label_disk *d, struct label_area *la)
 	return area_valid(la) ? 0 : -EBADMSG;
 }
 
+static char *copy_at(struct pmem_pool *pool, int copy)
+{
+	return pool->base + (copy ? LABEL_COPY_SIZE : 0);
+}
+
 /* Both copies as they are, each with its own verdict. */
 struct label_pair {
 	struct label_disk disk[2];
@@ -198,8 +203,7 @@ static int pair_read(struct pmem_pool *pool, struct label_pair **ret_lp)
 	if (!lp)
 		return -ENOMEM;
 	for (i = 0; i < 2; i++) {
-		memcpy(&lp->disk[i], pool->base + i * LABEL_COPY_SIZE,
-		       LABEL_COPY_SIZE);
+		memcpy(&lp->disk[i], copy_at(pool, i), LABEL_COPY_SIZE);
 		lp->rc[i] = decode(&lp->disk[i], &lp->area[i]);
 	}
 	*ret_lp = lp;
@@ -228,7 +232,7 @@ static void copy_write(struct pmem_pool *pool, const struct label_area *la,
 	struct label_disk d;
 
 	encode(la, seq, &d);
-	pmem_memcpy(pool, pool->base + copy * LABEL_COPY_SIZE, &d, sizeof(d));
+	pmem_memcpy(pool, copy_at(pool, copy), &d, sizeof(d));
 	pmem_drain(pool);
 }
 

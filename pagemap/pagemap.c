@@ -347,6 +347,7 @@ int dev_pagemap_detach(struct dev_pagemap *map)
 	if (busy)
 		return -EBUSY;
 	unmanage(map);
+	assert(!(atomic_load(&map->slow) & ~SLOW_OPS));
 	release(map->ops, map->owner);
 	map_free(map);
 	return 0;

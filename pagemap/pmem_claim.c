@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -69,12 +70,27 @@ int pmem_clients_alive(struct pmem_pool *pool, uint64_t ns_off)
 	return lk.l_type != F_UNLCK;
 }
 
+/* "ADDR PERMS OFFSET MAJOR:MINOR INODE PATH", proc(5) */
+static bool line_is_pool(const struct pmem_pool *pool, const char *line)
+{
+	char *end;
+	int field;
+
+	for (field = 0; field < 3 && line; field++) {
+		line = strchr(line, ' ');
+		if (line)
+			line++;
+	}
+	if (!line || strtoul(line, &end, 16) != major(pool->dev) ||
+	    *end != ':' || strtoul(end + 1, &end, 16) != minor(pool->dev))
+		return false;
+	return strtoull(end, NULL, 10) == pool->ino;
+}
+
 /* Does a mapping of the process @pid show the file? */
 static bool maps_pool(const struct pmem_pool *pool, pid_t pid)
 {
 	char name[32], *line = NULL;
-	unsigned int major_nr, minor_nr;
-	unsigned long long ino;
 	size_t size = 0;
 	bool found = false;
 	FILE *f;
@@ -84,10 +100,7 @@ static bool maps_pool(const struct pmem_pool *pool, pid_t pid)
 	if (!f)
 		return false; /* it ended, or it is not ours to see */
 	while (!found && getline(&line, &size, f) > 0)
-		found = sscanf(line, "%*s %*s %*s %x:%x %llu", &major_nr,
-			       &minor_nr, &ino) == 3 &&
-			ino == pool->ino && major_nr == major(pool->dev) &&
-			minor_nr == minor(pool->dev);
+		found = line_is_pool(pool, line);
 	free(line);
 	fclose(f);
 	return found;

@@ -17,7 +17,7 @@
 #include "pagemap/label.h"
 
 #define POOL_SIZE (16ULL << 20)
-#define COPY_SIZE 4096
+#define COPY_SIZE ((size_t)4096)
 #define OFF_VERSION 8
 #define OFF_RESERVED 60
 #define OFF_NS 128

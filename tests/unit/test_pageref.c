@@ -34,11 +34,12 @@ static void last_put_frees_and_no_other(void **state)
 static void frozen_page_gives_no_reference(void **state)
 {
 	struct fixture *f = *state;
-	uint64_t first = 2 * RUN + 10;
+	uint64_t first = 2 * RUN + 10, page, nr;
 
 	assert_int_equal(pages_freeze(f->map, first, 3), 0);
 	assert_int_equal(page_count(f->map, first + 2), 0);
 	assert_true(page_idle(f->map, first));
+	assert_false(pages_first_busy(f->map, first, 3, &page, &nr));
 	assert_false(page_try_get(f->map, first + 1));
 	assert_int_equal(pages_freeze(f->map, first + 2, 1), -EBUSY);
 	/* all or none: what was got before the frozen page is dropped */

@@ -22,6 +22,8 @@
 #define NR_MANY 10000
 #define NR_RACE 2000
 #define NR_LOST 3000
+#define NR_TIMED 300
+#define NSEC 1000000000ULL
 #define DEADLINE_S 20 /* no test waits longer for anything */
 
 struct wait {
@@ -35,7 +37,7 @@ static uint64_t now_ns(void)
 	struct timespec ts;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
+	return ts.tv_sec * NSEC + ts.tv_nsec;
 }
 
 static void note(struct waiter *w, int why)
@@ -58,7 +60,7 @@ static void wait_init(struct wait *wt, uint64_t first, uint64_t last,
 
 static void until_called(struct wait *wt)
 {
-	uint64_t end = now_ns() + DEADLINE_S * 1000000000ULL;
+	uint64_t end = now_ns() + DEADLINE_S * NSEC;
 
 	while (!atomic_load(&wt->calls)) {
 		assert_true(now_ns() < end);
@@ -114,7 +116,7 @@ static void cancelled_waiter_is_not_called(void **state)
 	struct waitq *q = *state;
 	struct wait wt;
 
-	wait_init(&wt, 3, 3, now_ns() + 3600 * 1000000000ULL);
+	wait_init(&wt, 3, 3, now_ns() + 3600 * NSEC);
 	assert_int_equal(waitq_add(q, &wt.w), 0);
 	assert_true(waitq_cancel(q, &wt.w));
 	assert_false(waitq_cancel(q, &wt.w));
@@ -140,7 +142,7 @@ static void past_deadline_times_out_at_once(void **state)
 	struct waitq *q = *state;
 	struct wait wt, later;
 
-	wait_init(&later, 1, 1, now_ns() + 3600 * 1000000000ULL);
+	wait_init(&later, 1, 1, now_ns() + 3600 * NSEC);
 	assert_int_equal(waitq_add(q, &later.w), 0);
 	wait_init(&wt, 1, 1, 1);
 	assert_int_equal(waitq_add(q, &wt.w), 0);
@@ -150,45 +152,55 @@ static void past_deadline_times_out_at_once(void **state)
 	assert_true(waitq_cancel(q, &later.w));
 }
 
-static struct wait *ended[3];
+static uint64_t ended[NR_TIMED];
 static _Atomic int nr_ended;
 
 static void note_order(struct waiter *w, int why)
 {
-	ended[atomic_load(&nr_ended)] = (struct wait *)w;
-	atomic_fetch_add(&nr_ended, 1);
+	if (atomic_load(&nr_ended) < NR_TIMED)
+		ended[atomic_load(&nr_ended)] = w->deadline_ns;
 	note(w, why);
+	atomic_fetch_add(&nr_ended, 1);
 }
 
 static void deadlines_end_in_their_order_not_before(void **state)
 {
+	uint64_t start = now_ns() + 200000000, end = start + DEADLINE_S * NSEC;
+	struct wait *wt = calloc(NR_TIMED, sizeof(*wt));
 	struct waitq *q = *state;
-	uint64_t start = now_ns();
-	struct wait wt[3];
-	int i;
+	unsigned int seed = 5;
+	int i, nr = 0;
 
+	assert_non_null(wt);
 	atomic_store(&nr_ended, 0);
-	for (i = 0; i < 3; i++) {
-		wait_init(&wt[i], i, i, start + (3 - i) * 20000000ULL);
+	for (i = 0; i < NR_TIMED; i++) {
+		wait_init(&wt[i], i, i, start + rand_r(&seed) % 30000000);
 		wt[i].w.fn = note_order;
 		assert_int_equal(waitq_add(q, &wt[i].w), 0);
 	}
-	until_called(&wt[0]);
-	assert_true(now_ns() >= start + 60000000ULL);
-	assert_int_equal(nr_ended, 3);
-	for (i = 0; i < 3; i++)
-		assert_ptr_equal(ended[i], &wt[2 - i]);
+	for (i = 0; i < NR_TIMED; i++)
+		nr += i % 3 && waitq_cancel(q, &wt[i].w) ? 0 : 1;
+	while (atomic_load(&nr_ended) < nr) {
+		assert_true(now_ns() < end);
+		sched_yield();
+	}
+	assert_true(now_ns() >= ended[nr - 1]);
+	for (i = 1; i < nr; i++)
+		assert_true(ended[i - 1] <= ended[i]);
+	assert_int_equal(waitq_nr(q), 0);
+	free(wt);
 }
 
-static int nr_threads(void)
+static long nr_threads(void)
 {
 	FILE *f = fopen("/proc/self/status", "re");
 	char line[128];
-	int nr = -1;
+	long nr = -1;
 
 	assert_non_null(f);
 	while (nr < 0 && fgets(line, sizeof(line), f))
-		(void)sscanf(line, "Threads: %d", &nr);
+		if (!strncmp(line, "Threads:", 8))
+			nr = strtol(line + 8, NULL, 10);
 	fclose(f);
 	return nr;
 }
@@ -196,9 +208,10 @@ static int nr_threads(void)
 static void ten_thousand_waiters_need_no_thread_each(void **state)
 {
 	struct wait *wt = calloc(NR_MANY, sizeof(*wt));
-	int i, before = nr_threads();
+	long before = nr_threads();
 	struct waitq *q = *state;
 	unsigned int seed = 4;
+	int i;
 
 	assert_non_null(wt);
 	for (i = 0; i < NR_MANY; i++) {
@@ -292,7 +305,7 @@ static void each_waiter_ends_exactly_once_in_a_race(void **state)
 	assert_int_equal(pthread_create(&canceller, NULL, race_cancel, r), 0);
 	for (i = 0; i < NR_RACE; i++) {
 		wait_init(&r->wt[i], i, i,
-			  i % 2 ? now_ns() + i % 32 * 1000 : 0);
+			  i % 2 ? now_ns() + i % 32 * 1000ULL : 0);
 		assert_int_equal(waitq_add(r->q, &r->wt[i].w), 0);
 		atomic_store(&r->added, i + 1);
 	}
