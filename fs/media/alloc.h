@@ -14,10 +14,14 @@
  * "unfenced": the block was mapped directly and may still be the target of a
  * late DMA. It must be fenced before it gets a new owner (protocol.md).
  */
-#define ALLOC_META 1U	 /* fenced if need be even in unsafe mode; may use the
+#define ALLOC_META                                                             \
+	1U		 /* fenced if need be even in unsafe mode; may use the \
 			  * reserve so that deleting always works */
 #define ALLOC_HUGE 2U	 /* prefer a 2 MiB aligned run */
 #define ALLOC_RESERVE 4U /* may use the reserve */
+#define ALLOC_GROWTH                                                           \
+	8U /* with META: what creating needs leaves the reserve                \
+	    * to what deleting needs */
 
 /*
  * alloc_blocks - up to @want contiguous blocks near @goal (0: anywhere).
@@ -44,6 +48,12 @@ void alloc_release(struct media *m, uint64_t block, uint64_t nr);
  * released. Where the pool has no fence: zeroes and returns 0.
  */
 int alloc_fence(struct media *m, uint64_t block, uint64_t nr);
+/*
+ * alloc_quarantine - what a sink does with a range that alloc_fence() refused:
+ * the allocator keeps it out of use and tries the fence again at later
+ * allocations and releases.
+ */
+void alloc_quarantine(struct media *m, uint64_t block, uint64_t nr);
 
 /*
  * alloc_mark_mapped - these blocks are about to be mapped directly: they are
@@ -57,10 +67,10 @@ int alloc_mark_mapped(struct media *m, uint64_t block, uint64_t nr);
 void alloc_set_fence(struct media *m, bool fence_ok, bool unsafe);
 
 struct alloc_stat {
-	uint64_t total;	  /* data area */
-	uint64_t free;	  /* may be allocated now */
+	uint64_t total;	   /* data area */
+	uint64_t free;	   /* may be allocated now */
 	uint64_t reserved; /* of free: for deleting */
-	uint64_t pending; /* freed on media, on the way through the sink */
+	uint64_t pending;  /* freed: on the way through the sink, quarantined */
 	uint64_t free_huge_runs;
 };
 void alloc_stat(struct media *m, struct alloc_stat *ret_st);

@@ -66,9 +66,10 @@ struct pdx_super {
 	le64 seq; /* the copy with the higher one is newer */
 	uint8_t uuid[16];
 	uint8_t label[32];
-	le64 nr_blocks;	      /* of the namespace, both copies included */
-	le64 control_block;   /* control region: docs/FORMAT.md */
-	le64 nr_ledger_blocks; /* ledger pages that follow control + zero page */
+	le64 nr_blocks;	       /* of the namespace, both copies included */
+	le64 control_block;    /* control region: docs/FORMAT.md */
+	le64 nr_ledger_blocks; /* ledger pages that follow control + zero page
+				*/
 	le64 journal_block;
 	le32 nr_lanes;
 	le32 lane_blocks;
@@ -88,6 +89,47 @@ static_assert(sizeof(struct pdx_super) == PDX_BLOCK_SIZE, "super size");
 static_assert(offsetof(struct pdx_super, csum) == 12, "super csum");
 
 #define PDX_STATE_CLEAN 1U
+#define PDX_INCOMPAT_KNOWN 0ULL /* bits that this version understands */
+
+#define PDX_MIN_LEDGER_BLOCKS 64U
+#define PDX_MAX_LEDGER_BLOCKS 4096U
+#define PDX_MAX_LANES 64U
+#define PDX_MAX_LANE_BLOCKS 1024U
+
+/*
+ * A journal lane: this header, then @len bytes of records. It counts when the
+ * checksum is right; magic 0 is an empty lane, anything else is torn.
+ */
+#define PDX_LANE_MAGIC 0x454e414c58445000ULL
+struct pdx_lane {
+	le64 magic; /* 0: empty; stored last with one 8-byte store to empty */
+	le64 seq;   /* order of replay */
+	le32 len;   /* bytes of records, multiple of 8 */
+	le32 csum;  /* crc32c of header with this field 0, and records */
+	uint8_t reserved[40];
+};
+static_assert(sizeof(struct pdx_lane) == 64, "lane header size");
+static_assert(offsetof(struct pdx_lane, csum) == 20, "lane csum");
+
+#define PDX_REC_WORDS 1U /* len bytes of data follow, for byte off */
+#define PDX_REC_SET 2U	 /* len blocks from block off are allocated */
+#define PDX_REC_CLEAR 3U /* len blocks from block off are free */
+struct pdx_rec {
+	le32 type;
+	le32 len;
+	le64 off;
+};
+static_assert(sizeof(struct pdx_rec) == 16, "record size");
+
+/* The internal files: records 0 and 1 of the root block, and their numbers. */
+#define PDX_ITABLE_RECORD 0U
+#define PDX_ORPHAN_RECORD 1U
+#define PDX_ITABLE_INO 0xfffffffffffffff0ULL
+#define PDX_ORPHAN_INO 0xfffffffffffffff1ULL
+#define PDX_ROOT_INO 1ULL
+
+#define PDX_MAX_FILE_PAGES (1ULL << 51) /* bytes stay below 2^63 */
+#define PDX_MAX_DEPTH 5U		/* of an extent tree */
 
 #define PDX_INODE_SIZE 512U
 #define PDX_INODE_MAGIC 0x494e4f44U
@@ -147,7 +189,7 @@ static_assert(offsetof(struct pdx_inode, csum) == 4, "inode csum");
 
 struct pdx_node { /* extent tree node */
 	le32 magic;
-	le32 csum; /* crc32c of the block with this field 0 */
+	le32 csum;  /* crc32c of the block with this field 0 */
 	le64 owner; /* inode */
 	le16 nr;
 	le16 level; /* 0 leaf */
@@ -160,7 +202,7 @@ static_assert(sizeof(struct pdx_node) == PDX_BLOCK_SIZE, "node size");
 #define PDX_DIRBLK_MAGIC 0x44495242U
 struct pdx_dirblk {
 	le32 magic;
-	le32 csum; /* crc32c of the block with this field 0 */
+	le32 csum;  /* crc32c of the block with this field 0 */
 	le64 owner; /* inode of the directory */
 	uint8_t data[PDX_BLOCK_SIZE - 16]; /* pdx_dirents, back to back */
 };
@@ -170,7 +212,7 @@ struct pdx_dirent { /* 8-byte aligned; entries never move */
 	le64 ino;   /* 0: free space of rec_len bytes */
 	le16 rec_len;
 	uint8_t name_len;
-	uint8_t type; /* DT_* */
+	uint8_t type;	 /* DT_* */
 	uint8_t name[4]; /* name_len bytes, zero padded to 8 */
 };
 static_assert(sizeof(struct pdx_dirent) == 16, "dirent size");

@@ -17,13 +17,14 @@
 struct media {
 	struct pmem_pool *pool;
 	struct label_ns ns;
-	char *base;	      /* pool->base + ns.off */
-	struct pdx_super sb;  /* in memory copy of the newer valid one */
+	char *base;	     /* pool->base + ns.off */
+	struct pdx_super sb; /* in memory copy of the newer valid one */
 	uint64_t nr_blocks;
-	uint64_t data_block;  /* first block of the data area */
-	uint64_t end_block;   /* one past its last */
+	uint64_t data_block; /* first block of the data area */
+	uint64_t end_block;  /* one past its last */
 	bool readonly;
 	bool was_unclean; /* the last daemon did not unmount */
+	bool private_map; /* base is a copy-on-write mapping (fsck) */
 	int sb_bad;	  /* -1, or the number of the bad superblock copy */
 	struct journal *journal;
 	struct alloc *alloc;
@@ -34,6 +35,8 @@ struct media {
 struct mkfs_options {
 	const char *label; /* may be NULL */
 	uint64_t now_ns;
+	uint32_t uid; /* of the root directory */
+	uint32_t gid;
 };
 #define PDX_MIN_NS_SIZE (12ULL << 20)
 
@@ -42,10 +45,10 @@ struct mkfs_options {
 int media_mkfs(struct pmem_pool *pool, const struct label_ns *ns,
 	       const struct mkfs_options *opt);
 
-struct media_report { /* what the mount prints */
-	int sb_bad;		   /* -1 or the bad copy */
-	uint64_t replayed;	   /* journal transactions */
-	uint64_t orphans;	   /* found on the orphan file */
+struct media_report {	   /* what the mount prints */
+	int sb_bad;	   /* -1 or the bad copy */
+	uint64_t replayed; /* journal transactions */
+	uint64_t orphans;  /* found on the orphan file */
 	bool unclean;
 };
 
@@ -57,8 +60,8 @@ struct media_report { /* what the mount prints */
  * version or incompat features; -EOVERFLOW the namespace is larger than the
  * pool; -ENOMEM.
  */
-int media_open(struct pmem_pool *pool, const struct label_ns *ns,
-	       bool readonly, struct media **ret_m, struct media_report *rep);
+int media_open(struct pmem_pool *pool, const struct label_ns *ns, bool readonly,
+	       struct media **ret_m, struct media_report *rep);
 /* @clean: marks the superblock clean. NULL is fine. */
 void media_close(struct media *m, bool clean);
 
@@ -97,7 +100,8 @@ uint64_t itable_nr_used(struct media *m);
 
 /*
  * An inode is on it while it is PDX_INO_ORPHAN or PDX_INO_INTENT.
- * orphan_add finds a slot (grows the file from reserved blocks) and stores it in
+ * orphan_add finds a slot (grows the file from reserved blocks) and stores it
+ * in
  * @di->orphan_slot; orphan_del clears it. @di is the tx's edit of the inode.
  */
 int orphan_add(struct tx *tx, struct pdx_inode *di);

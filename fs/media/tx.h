@@ -17,13 +17,16 @@
  * Isolation is the caller's: it holds the lock of every object it edits until
  * tx_commit() has returned (docs/LOCKING.md). Objects of one transaction never
  * overlap in part: the same (off, len) gives the same copy.
- * One transaction is used by one thread. It may sleep for a free lane.
+ * One transaction is used by one thread. tx_commit() may sleep for a free lane;
+ * nothing before it holds one, so transactions may nest (a table that grows
+ * commits a transaction of its own inside the caller's).
  */
 struct tx;
 
 int tx_begin(struct media *m, struct tx **ret_tx);
 /*
- * The copy to change; kept until commit or abort. NULL: no memory or the
+ * The copy to change; kept until commit or abort. @off and @len are multiples
+ * of 8. NULL: no memory or the
  * transaction would outgrow its lane: the error sticks and commit returns it
  * (after undoing everything as an abort does).
  */
@@ -39,7 +42,8 @@ struct pdx_inode *tx_edit_inode(struct tx *tx, uint64_t ino);
 /* A block with a header checksum at byte 4 (node, dirblk): made at commit. */
 void *tx_edit_block(struct tx *tx, uint64_t block);
 /* A block that was just allocated: the copy starts as zeros, and is written to
- * the block itself (unreachable yet), not through the journal. */
+ * the block itself (unreachable yet), not through the journal. It gets a header
+ * checksum only when tx_edit_block() is called for it as well. */
 void *tx_new_block(struct tx *tx, uint64_t block);
 
 /*
