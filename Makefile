@@ -156,11 +156,12 @@ tidy-flags:
 D = $(DESTDIR)
 mount_links := $(MOUNTDIR)/mount.pindax $(MOUNTDIR)/mount.fuse.pindax
 man1 := $(wildcard docs/*.1)
+man3 := $(wildcard docs/*.3)
 man8 := $(wildcard docs/*.8)
 .PHONY: install-mount-links
 install: all install-mount-links
 	install -d $D$(SBINDIR) $D$(BINDIR) $D$(LIBDIR) $D$(INCLUDEDIR) \
-		$D$(PKGCONFIGDIR) $D$(MANDIR)/man1 $D$(MANDIR)/man8
+		$D$(PKGCONFIGDIR) $(addprefix $D$(MANDIR)/man,1 3 8)
 	install -m 755 $(filter %.pindax,$(progs)) $D$(SBINDIR)
 	ln -sf mount.pindax $D$(SBINDIR)/mount.fuse.pindax
 	install -m 755 $(B)/pindax $D$(BINDIR)
@@ -173,6 +174,7 @@ install: all install-mount-links
 		-e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@VERSION@|$(VERSION)|' \
 		client/pindax.pc.in >$D$(PKGCONFIGDIR)/pindax.pc
 	$(if $(man1),install -m 644 $(man1) $D$(MANDIR)/man1)
+	$(if $(man3),install -m 644 $(man3) $D$(MANDIR)/man3)
 	$(if $(man8),install -m 644 $(man8) $D$(MANDIR)/man8)
 	$(if $D,,-ldconfig)
 install-mount-links:
@@ -187,6 +189,7 @@ uninstall:
 		libpindax.so.0 libpindax.so.$(VERSION)) \
 		$D$(INCLUDEDIR)/pindax.h $D$(PKGCONFIGDIR)/pindax.pc \
 		$(addprefix $D$(MANDIR)/man1/,$(notdir $(man1))) \
+		$(addprefix $D$(MANDIR)/man3/,$(notdir $(man3))) \
 		$(addprefix $D$(MANDIR)/man8/,$(notdir $(man8))) \
 		$(addprefix $D,$(mount_links))
 
