@@ -22,6 +22,7 @@ int pdx_fail(int err, const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
+	/* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): it is not */
 	(void)vsnprintf(message, sizeof(message), fmt, ap);
 	va_end(ap);
 	return err;

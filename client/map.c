@@ -99,7 +99,7 @@ static int map_alloc(struct pindax_file *f, uint64_t off, size_t len, int prot,
 	m->off = off;
 	m->len = len;
 	m->prot = prot;
-	m->where = calloc(pages, sizeof(*m->where));
+	m->where = calloc(pages + 1, sizeof(*m->where));
 	m->runs = calloc(len / PDX_WINDOW + 1, sizeof(*m->runs));
 	if (!m->where || !m->runs) {
 		map_free(m);

@@ -30,14 +30,14 @@ int pdx_pool_adopt(int fd, bool rdonly, struct pdx_pool **ret_p)
 	int err;
 
 	if (!p)
-		return pdx_fail(-ENOMEM, "no memory");
+		return -ENOMEM;
 	p->fd = fd;
 	p->rdonly = rdonly;
 	p->refs = 1;
 	err = pdx_learn_id(fd, MAP_SHARED, &p->id);
 	if (err) {
 		free(p);
-		return pdx_fail(err, "mapping the pool: %s", strerror(-err));
+		return err;
 	}
 	*ret_p = p;
 	return 0;
@@ -55,7 +55,7 @@ static int check_identity(int fd, const struct pindax_ioc_info *info)
 		    sizeof(record))
 		return pdx_fail(-EACCES, "%s: too short to be the mounted pool",
 				info->pool_path);
-	if (memcmp(uuid, info->uuid, sizeof(uuid)) ||
+	if (memcmp(uuid, info->uuid, sizeof(uuid)) != 0 ||
 	    le64toh(record[0]) != MOUNT_MAGIC ||
 	    le64toh(record[1]) != info->nonce)
 		return pdx_fail(-EACCES,
@@ -118,6 +118,7 @@ static struct pdx_pool *find_locked(uint64_t nonce)
 	return p;
 }
 
+/* pdx.lock held. */
 static int open_pool(const struct pindax_ioc_info *info,
 		     struct pdx_pool **ret_p)
 {
@@ -130,15 +131,21 @@ static int open_pool(const struct pindax_ioc_info *info,
 	err = check_identity(fd, info);
 	if (!err)
 		err = lock_alive(fd, info);
-	if (!err)
-		err = pdx_pool_adopt(fd, rdonly, &p);
+	if (err)
+		goto out_close;
+	err = pdx_pool_adopt(fd, rdonly, &p);
 	if (err) {
-		(void)close(fd);
-		return err;
+		(void)pdx_fail(err, "%s: cannot be mapped: %s", info->pool_path,
+			       strerror(-err));
+		goto out_close;
 	}
 	p->nonce = info->nonce;
+	p->next = pdx.pools;
 	*ret_p = p;
 	return 0;
+out_close:
+	(void)close(fd);
+	return err;
 }
 
 int pdx_pool_get(const struct pindax_ioc_info *info, struct pdx_pool **ret_p)
@@ -151,10 +158,8 @@ int pdx_pool_get(const struct pindax_ioc_info *info, struct pdx_pool **ret_p)
 	p = find_locked(info->nonce);
 	if (!p) {
 		err = open_pool(info, &p);
-		if (!err) {
-			p->next = pdx.pools;
+		if (!err)
 			pdx.pools = p;
-		}
 	}
 	pthread_mutex_unlock(&pdx.lock);
 	if (!err)

@@ -23,12 +23,11 @@ static int break_layout(int fd, struct pindax_ioc_break *b)
 		return 0;
 	err = -errno;
 	switch (err) {
-	case -ENOTTY:
+	case -ENOTTY: /* not ours */
 	case -ENOSYS:
-		return 0; /* not ours */
-	case -EBADF:
+	case -EBADF: /* the system call says it better */
 	case -EINVAL:
-		return 0; /* the system call says it better */
+		return 0;
 	case -EINTR:
 		return pdx_fail(err, "interrupted; nothing was changed");
 	case -ETIMEDOUT:
