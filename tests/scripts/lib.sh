@@ -20,6 +20,8 @@ MNT=$T/mnt
 DAEMON=
 PAGE=4096
 declare -A HOLD=() OP=()
+# The tool's input (below). What runs in the background must not keep it open.
+exec {tool_fd}>/dev/null
 
 fail()
 {
@@ -209,7 +211,7 @@ held()
 hold() # NAME FILE OFFSET LEN [--lease|--pin|--uring]
 {
 	: >"$T/hold.$1"
-	pindax hold "${@:2}" >"$T/hold.$1" 2>&1 </dev/null &
+	pindax hold "${@:2}" >"$T/hold.$1" 2>&1 </dev/null {tool_fd}>&- &
 	HOLD[$1]=$!
 	await 10 held "$1"
 }
@@ -236,7 +238,7 @@ kill_holder() # NAME
 
 begin() # NAME COMMAND...
 {
-	"${@:2}" >"$T/op.$1" 2>&1 </dev/null &
+	"${@:2}" >"$T/op.$1" 2>&1 </dev/null {tool_fd}>&- &
 	OP[$1]=$!
 }
 
@@ -320,35 +322,41 @@ case_of()
 F=$MNT/f
 G=$MNT/g
 
-# --- a device driven by hand (tests/tools/device.c) ---
+# --- a program driven by hand: device, maptool ---
+# One at a time; it answers each line of its input with one line.
+
+start_tool() # FIRST-LINE COMMAND...
+{
+	rm -f "$T/tool.in"
+	mkfifo "$T/tool.in"
+	: >"$T/tool.out"
+	"${@:2}" <"$T/tool.in" >"$T/tool.out" 2>&1 &
+	HOLD[tool]=$!
+	exec {tool_fd}>"$T/tool.in"
+	ANSWERS=0
+	answer "$1"
+}
 
 start_device() # FILE OFFSET LEN
 {
-	rm -f "$T/dev.in"
-	mkfifo "$T/dev.in"
-	: >"$T/dev.out"
-	device "$@" <"$T/dev.in" >"$T/dev.out" 2>&1 &
-	HOLD[device]=$!
-	exec {dev_fd}>"$T/dev.in"
-	ANSWERS=0
-	answer ready
+	start_tool ready device "$@"
 }
 
 answered()
 {
-	[ "$(wc -l <"$T/dev.out")" -gt "$ANSWERS" ] || gone "${HOLD[device]}"
+	[ "$(wc -l <"$T/tool.out")" -gt "$ANSWERS" ] || gone "${HOLD[tool]}"
 }
 
 answer() # EXPECTED - the answer to the last command that was sent
 {
 	await 10 answered
 	ANSWERS=$((ANSWERS + 1))
-	same "the device's answer" "$1" "$(sed -n "${ANSWERS}p" "$T/dev.out")"
+	same "the tool's answer" "$1" "$(sed -n "${ANSWERS}p" "$T/tool.out")"
 }
 
 send() # COMMAND
 {
-	echo "$1" >&"$dev_fd"
+	echo "$1" >&"$tool_fd"
 }
 
 tell() # COMMAND [ANSWER]
@@ -357,12 +365,12 @@ tell() # COMMAND [ANSWER]
 	answer "${2:-ok}"
 }
 
-stop_device()
+stop_tool() # its input ends, and then so does it, without complaint
 {
-	local pid=${HOLD[device]}
-	send quit
-	exec {dev_fd}>&-
+	local pid=${HOLD[tool]} status=0
+	exec {tool_fd}>&-
 	await 10 gone "$pid"
-	wait "$pid"
-	unset 'HOLD[device]'
+	wait "$pid" || status=$?
+	unset 'HOLD[tool]'
+	same "status of the tool ($(tail -n 1 "$T/tool.out"))" 0 $status
 }

@@ -14,7 +14,6 @@
  *   store BYTE           store to every page, and load it back
  *   load PAGE            print the page's first byte
  *   truncate SIZE        pindax_truncate() by this very thread
- *   quit
  * One thread: what a command does to the one that waits for it is the point.
  */
 #include <errno.h>
@@ -222,8 +221,7 @@ int main(int argc, char **argv)
 		return fatal("io_uring_queue_init", ret);
 	puts("ready");
 	fflush(stdout);
-	while (fgets(line, sizeof(line), stdin) != NULL &&
-	       strcmp(line, "quit\n") != 0)
+	while (fgets(line, sizeof(line), stdin) != NULL)
 		obey(line);
 	return 0;
 }
