@@ -232,6 +232,9 @@ static int make_mapper(int fd, const struct pdx_pool *pool, uint64_t *ret_id)
 	if (err) {
 		drop.mapper = mapper.id;
 		(void)ioctl(fd, PINDAX_IOC_MAPPER_DROP, &drop);
+		if (err == -EACCES)
+			return pdx_fail(err, "the pool file is not the one "
+					     "that is mounted, but a copy");
 		return pdx_fail_call(err, "proving access to the pool");
 	}
 	*ret_id = mapper.id;

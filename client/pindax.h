@@ -13,7 +13,16 @@
  * Thread-safety: every function may be called from any thread; calls on one
  * object are serialised by the library, except that destroying an object while
  * another thread uses it is the caller's bug.
- * Fork: mappings are not inherited (MADV_DONTFORK); a child starts anew.
+ * Fork: mappings are not inherited (MADV_DONTFORK); a child starts anew with
+ * pindax_open(), and objects of its parent give it -ESTALE. Raw clone() is not
+ * covered.
+ * Touches by the kernel (read(2) into a mapping): where the process may not
+ * handle the kernel's page faults (neither root nor allowed to open
+ * /dev/userfaultfd), what was recalled is brought back at once as far as it has
+ * blocks; a read(2) into a hole that was punched fails with EFAULT until the
+ * program itself touches or pins it.
+ * A touch that cannot be served (no space for a hole, the daemon is gone) gets
+ * SIGBUS, also later, until the page is pinned or mapped anew.
  * Errors: 0 or a negative errno; pindax_errormsg() says more.
  * The library starts helper threads at the first mapping; they block all
  * signals.
@@ -61,7 +70,8 @@ int pindax_check(int fd, struct pindax_info *ret_info);
  * pindax_close(), as they do with any close(2): use F_OFD_SETLK.
  */
 int pindax_open(int fd, struct pindax_file **ret_file);
-void pindax_close(struct pindax_file *file); /* unmaps what is left */
+/* Unmaps what is left; if pins are left, when the last of them is released. */
+void pindax_close(struct pindax_file *file);
 
 /*
  * pindax_map - map [offset, offset + len) of the file, page multiples.

@@ -32,7 +32,8 @@
  *                              BYTES more
  *   rlimit-memlock FILE BYTES  register under RLIMIT_MEMLOCK: the error's text
  *   uring FILE OFF LEN SRC     register, "held", fixed reads from SRC into the
- *                              range until end of input; "ok READS"
+ *                              range until end of input; "ok READS". Page N
+ *                              of the range gets page N of SRC, modulo its size
  *   fork FILE                  a child finds no mapping, attaches and maps anew
  *   truncate FILE SIZE         pindax_truncate
  *   punch FILE OFF LEN         pindax_fallocate(PUNCH_HOLE)
@@ -599,17 +600,18 @@ static int stream(struct io_uring *ring, struct target *t, const char *path)
 	uint64_t reads = 0, pages = t->len / PAGE;
 	pthread_t thread;
 	off_t size = src < 0 ? 0 : lseek(src, 0, SEEK_END);
+	uint64_t src_pages = size > 0 ? (uint64_t)size / PAGE : 0;
 
-	if (size < (off_t)PAGE ||
-	    pthread_create(&thread, NULL, wait_input, NULL)) {
+	if (!src_pages || pthread_create(&thread, NULL, wait_input, NULL)) {
 		fprintf(stderr, "maptool: %s: no page to read\n", path);
 		return 1;
 	}
 	(void)say("held");
 	for (; !atomic_load(&input_ended); reads++) {
-		off_t from = (off_t)(reads * PAGE) % (size - PAGE + 1);
+		uint64_t page = reads % pages;
 
-		if (!read_one(ring, t, src, reads % pages, from - from % PAGE))
+		if (!read_one(ring, t, src, page,
+			      (off_t)(page % src_pages * PAGE)))
 			return 1;
 	}
 	(void)pthread_join(thread, NULL);
