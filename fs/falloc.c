@@ -183,10 +183,32 @@ static void zero_start(struct fs_op *op)
 			zero_commit);
 }
 
+static int falloc_check(struct fs_op *op)
+{
+	uint32_t type = inode_type(op->ip);
+	bool punch = op->mode & FALLOC_FL_PUNCH_HOLE;
+	uint64_t end;
+
+	if (type != S_IFREG)
+		return type == S_IFDIR ? -EISDIR : -ENODEV;
+	if (op->ip->fs->readonly)
+		return -EROFS;
+	if (!op->range_len)
+		return -EINVAL;
+	if (__builtin_add_overflow(op->off, op->range_len, &end) ||
+	    (end > FS_MAX_SIZE && !punch))
+		return -EFBIG;
+	/* Nothing lies beyond the largest file. */
+	if (op->off >= FS_MAX_SIZE)
+		op->range_len = 0;
+	else if (end > FS_MAX_SIZE)
+		op->range_len = FS_MAX_SIZE - op->off;
+	return 0;
+}
+
 void fs_fallocate(struct fs_op *op)
 {
-	uint64_t end = 0;
-	int err = 0;
+	int err = falloc_check(op);
 
 	switch (op->mode) {
 	case 0:
@@ -203,27 +225,7 @@ void fs_fallocate(struct fs_op *op)
 	default:
 		err = -EOPNOTSUPP;
 	}
-	if (!err && inode_type(op->ip) != S_IFREG)
-		err = inode_type(op->ip) == S_IFDIR ? -EISDIR : -ENODEV;
-	else if (!err && op->ip->fs->readonly)
-		err = -EROFS;
-	else if (!err && !op->range_len)
-		err = -EINVAL;
-	else if (!err && __builtin_add_overflow(op->off, op->range_len, &end))
-		err = -EFBIG;
-	else if (!err && end > FS_MAX_SIZE &&
-		 !(op->mode & FALLOC_FL_PUNCH_HOLE))
-		err = -EFBIG;
-	if (!err && end > FS_MAX_SIZE) {
-		/* Nothing lies beyond the largest file. */
-		op->range_len =
-			op->off < FS_MAX_SIZE ? FS_MAX_SIZE - op->off : 0;
-		if (!op->range_len) {
-			op_finish(op, 0);
-			return;
-		}
-	}
-	if (err)
+	if (err || !op->range_len)
 		op_finish(op, err);
 	else
 		op->start(op);

@@ -22,7 +22,7 @@ static void remembered(struct inode *ip, struct step *s)
 	s->parent = ip->parent;
 	s->name[0] = '\0';
 	if (ip->name && strlen(ip->name) <= FS_NAME_MAX)
-		strcpy(s->name, ip->name);
+		memcpy(s->name, ip->name, strlen(ip->name) + 1);
 	pthread_mutex_unlock(&ip->fs->icache_lock);
 	if (inode_type(ip) != S_IFDIR)
 		return;

@@ -6,9 +6,9 @@
  * Locks, in this order: rename_lock when the directories differ (then no
  * directory's parent changes under us); the directories, an ancestor before its
  * descendant, else the lower number first; the moved and the replaced inode,
- * lower number first. A directory is never locked below its own descendant:
- * both loops (moving into itself, replacing an ancestor) are refused before
- * the inodes are locked.
+ * directories before files, else the lower number first. A directory is never
+ * locked below its own descendant: both loops (moving into itself, replacing an
+ * ancestor) are refused before the inodes are locked.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -124,23 +124,46 @@ static int find(struct rename *r)
 	return fs_inode_get(fs, ino, &r->dst);
 }
 
+/*
+ * A directory that stays in its parent is not locked: nothing in it changes,
+ * and two unrelated directories may be locked by one holder of rename_lock at
+ * a time only. Else this thread, one that moves between the two, and one that
+ * removes a child could wait for each other in a ring.
+ */
+static bool must_lock(const struct rename *r, const struct inode *ip)
+{
+	bool stays = ip == r->src || r->flags & RENAME_EXCHANGE;
+
+	return inode_type(ip) != S_IFDIR || r->odir != r->ndir || !stays;
+}
+
+/* A directory before a file that may have a name in it. */
+static bool locked_before(const struct inode *a, const struct inode *b)
+{
+	bool a_dir = inode_type(a) == S_IFDIR, b_dir = inode_type(b) == S_IFDIR;
+
+	return a_dir != b_dir ? a_dir : a->ino < b->ino;
+}
+
 static void lock_inodes(struct rename *r)
 {
 	struct inode *a = r->src, *b = r->dst;
 
-	if (b && b->ino < a->ino) {
+	if (b && locked_before(b, a)) {
 		a = r->dst;
 		b = r->src;
 	}
-	inode_wrlock(a);
-	if (b)
+	if (must_lock(r, a))
+		inode_wrlock(a);
+	if (b && must_lock(r, b))
 		inode_wrlock(b);
 }
 
 static void unlock_inodes(struct rename *r)
 {
-	inode_unlock(r->src);
-	if (r->dst)
+	if (must_lock(r, r->src))
+		inode_unlock(r->src);
+	if (r->dst && must_lock(r, r->dst))
 		inode_unlock(r->dst);
 }
 
@@ -204,7 +227,7 @@ static void move_links(struct rename *r, struct pdx_inode *odi,
 {
 	bool exchange = r->flags & RENAME_EXCHANGE;
 
-	if (inode_type(r->src) == S_IFDIR) {
+	if (sdi && inode_type(r->src) == S_IFDIR) {
 		add_links(odi, -1);
 		add_links(ndi, 1);
 		sdi->parent = mk64(r->ndir->ino);
@@ -218,29 +241,42 @@ static void move_links(struct rename *r, struct pdx_inode *odi,
 	}
 }
 
+/* The records to change, NULL where there is nothing to change. */
+static int edit_all(struct rename *r, struct change *c, struct pdx_inode **odi,
+		    struct pdx_inode **ndi, struct pdx_inode **sdi,
+		    struct pdx_inode **tdi)
+{
+	bool src = must_lock(r, r->src), dst = r->dst && must_lock(r, r->dst);
+
+	*odi = change_edit(c, r->odir);
+	*ndi = change_edit(c, r->ndir);
+	*sdi = src ? change_edit(c, r->src) : NULL;
+	*tdi = dst ? change_edit(c, r->dst) : NULL;
+	if (!*odi || !*ndi || (src && !*sdi) || (dst && !*tdi))
+		return -ENOMEM;
+	return 0;
+}
+
 static int rename_tx(struct rename *r)
 {
-	struct pdx_inode *odi, *ndi, *sdi, *tdi = NULL;
+	struct pdx_inode *odi, *ndi, *sdi, *tdi;
 	int64_t now = fs_now_ns();
 	struct change c;
 	int err = change_begin(r->odir->fs, &c);
 
 	if (err)
 		return err;
-	odi = change_edit(&c, r->odir);
-	ndi = change_edit(&c, r->ndir);
-	sdi = change_edit(&c, r->src);
-	if (r->dst)
-		tdi = change_edit(&c, r->dst);
-	if (!odi || !ndi || !sdi || (r->dst && !tdi))
-		return change_end(&c, -ENOMEM);
+	err = edit_all(r, &c, &odi, &ndi, &sdi, &tdi);
+	if (err)
+		return change_end(&c, err);
 	change_dir(&c, r->od);
 	change_dir(&c, r->nd);
 	err = move_entries(r, &c, ndi);
 	move_links(r, odi, ndi, sdi, tdi);
 	touch_mc(odi, now);
 	touch_mc(ndi, now);
-	touch_c(sdi, now);
+	if (sdi)
+		touch_c(sdi, now);
 	if (tdi && r->flags & RENAME_EXCHANGE)
 		touch_c(tdi, now);
 	else if (tdi && !err)
@@ -263,7 +299,8 @@ static int rename_locked(struct rename *r)
 	err = check(r);
 	if (!err)
 		err = rename_tx(r);
-	orphan = !err && r->dst && !get32(r->dst->di.nlink);
+	orphan = !err && r->dst && !(r->flags & RENAME_EXCHANGE) &&
+		 !get32(r->dst->di.nlink);
 	unlock_inodes(r);
 	if (err)
 		return err;

@@ -50,6 +50,8 @@ struct media_report {	   /* what the mount prints */
 	uint64_t replayed; /* journal transactions */
 	uint64_t orphans;  /* found on the orphan file */
 	bool unclean;
+	/* After a failure: the part that could not be read, else NULL. */
+	const char *failed;
 };
 
 /*

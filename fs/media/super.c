@@ -183,22 +183,32 @@ static int parts_load(struct media *m, enum media_mode mode,
 	int err;
 
 	err = media_map(m, mode);
-	if (!err)
-		err = super_read(m);
+	if (err)
+		return err;
+	rep->failed = "superblock";
+	err = super_read(m);
 	if (err)
 		return err;
 	m->data_block = get64(m->sb.data_block);
 	m->end_block = m->nr_blocks - 1;
 	m->was_unclean = !(get32(m->sb.state) & PDX_STATE_CLEAN);
+	rep->failed = "journal";
 	err = journal_load(m, mode, rep);
-	if (!err)
-		err = alloc_load(m);
-	if (!err)
-		err = itable_load(m);
-	if (!err)
-		err = orphans_load(m);
 	if (err)
 		return err;
+	rep->failed = "allocation map";
+	err = alloc_load(m);
+	if (err)
+		return err;
+	rep->failed = "inode table";
+	err = itable_load(m);
+	if (err)
+		return err;
+	rep->failed = "orphan file";
+	err = orphans_load(m);
+	if (err)
+		return err;
+	rep->failed = NULL;
 	while (!orphans_next(m, &cursor, &ino))
 		rep->orphans++;
 	return 0;
@@ -228,6 +238,8 @@ int media_load(struct pmem_pool *pool, const struct label_ns *ns,
 	err = parts_load(m, mode, &r);
 	if (err) {
 		media_free(m);
+		if (rep)
+			*rep = r;
 		return err;
 	}
 	if (mode == MEDIA_RW) {

@@ -12,7 +12,7 @@
 
 #define MIB (1ULL << 20)
 #define PAGE 4096ULL
-#define PAGES 64U
+#define PAGES 64ULL
 #define FH 1 /* of the one description */
 
 /* A file of PAGES pages of 'a', page 32 pinned by a mapper. */
