@@ -31,7 +31,7 @@
 #include "cmd/pindax/demo.h"
 #include "fs/proto.h"
 
-#define SLACK_BLOCKS 1536U /* free when the device's file is whole */
+#define SLACK_BLOCKS 2304U /* free when the device's file is whole */
 #define MIN_WINDOW (256ULL << 10)
 #define END_MS 20000
 

@@ -22,6 +22,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <liburing.h>
 #include <limits.h>
 #include <pthread.h>
@@ -50,6 +51,7 @@ struct channel {
 	struct pindax_map *map;
 	int fd; /* of the file, for its size and extents */
 	unsigned int nr;
+	bool unsafe; /* pinned=unsafe */
 	uint64_t rng;
 	struct io_uring ring;
 
@@ -196,17 +198,21 @@ static int take(struct channel *c)
 	case -EAGAIN:
 	case -EINTR:
 		return 1;
+	case -EFAULT:
+		/* Unsafe: zapped between the pin and the registration. */
+		if (c->unsafe)
+			return 1;
+		break;
 	case 0:
 		c->start_ns = now_ns();
 		return note_pages(c);
 	default:
-		return demo_fail(c->phase, DEMO_DEVICE,
-				 "register %llu+%llu: %s (%s)",
-				 (unsigned long long)c->off,
-				 (unsigned long long)c->len, pindax_errormsg(),
-				 strerror(-err)),
-		       err;
+		break;
 	}
+	demo_fail(c->phase, DEMO_DEVICE,
+		  "register %" PRIu64 "+%" PRIu64 ": %s (%s)", c->off, c->len,
+		  pindax_errormsg(), strerror(-err));
+	return err;
 }
 
 static int release(struct channel *c)
@@ -284,7 +290,12 @@ static int run_channels(const struct demo_setup *s, struct demo_phase *p,
 {
 	struct channel ch[DEMO_CHANNELS];
 	pthread_t thread[DEMO_CHANNELS];
+	struct pindax_ioc_info in = {0};
 	unsigned int nr;
+	int err = call_ioctl(fd, PINDAX_IOC_INFO, &in);
+
+	if (err)
+		return demo_fail(p, DEMO_DEVICE, "info: %s", strerror(-err));
 
 	for (nr = 0; nr < DEMO_CHANNELS; nr++) {
 		ch[nr] = (struct channel){
@@ -293,6 +304,7 @@ static int run_channels(const struct demo_setup *s, struct demo_phase *p,
 			.map = map,
 			.fd = fd,
 			.nr = nr,
+			.unsafe = in.flags & PINDAX_INFO_UNSAFE,
 			.rng = s->seed + 1000 + nr,
 		};
 		if (pthread_create(&thread[nr], NULL, channel_main, &ch[nr])) {

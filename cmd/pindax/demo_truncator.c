@@ -34,6 +34,7 @@ struct truncator {
 	struct demo_phase *phase;
 	uint64_t rng;
 	int fd;
+	bool waits; /* the mount's policy: not pinned=unsafe */
 };
 
 static int breaks_waited(int fd, uint64_t *ret_nr)
@@ -117,7 +118,7 @@ static int one_round(struct truncator *t, bool library)
 	err = breaks_waited(t->fd, &after);
 	if (err)
 		return err;
-	op.waited = after != before && op.unpin_ns;
+	op.waited = t->waits && after != before && op.unpin_ns;
 	log = demo_new_op(p);
 	if (log)
 		*log = op;
@@ -140,15 +141,18 @@ int demo_truncator(const struct demo_setup *s, struct demo_phase *p)
 		.phase = p,
 		.rng = s->seed + 2000,
 	};
+	struct pindax_ioc_info in = {0};
 	char path[PATH_MAX];
 	bool library = false;
-	int err = 0;
+	int err;
 
 	snprintf(path, sizeof(path), "%s/" DEMO_FILE, s->mount_dir);
 	t.fd = open(path, O_RDWR | O_CLOEXEC);
 	if (t.fd < 0)
 		return demo_fail(p, DEMO_TRUNCATOR, "%s: %s", path,
 				 strerror(errno));
+	err = call_ioctl(t.fd, PINDAX_IOC_INFO, &in);
+	t.waits = !(in.flags & PINDAX_INFO_UNSAFE);
 	while (!err && !p->stop) {
 		err = one_round(&t, library);
 		library = !library;

@@ -21,15 +21,15 @@
 #include "cmd/pindax/demo.h"
 #include "cmd/pindax/extents.h"
 
-#define WINDOW 96U /* files alive */
-#define FILE_BLOCKS 8U
-#define FILE_BYTES (FILE_BLOCKS * PINDAX_PAGE)
+#define WINDOW 40U   /* files alive: 1,800 blocks in the mean */
+#define FILE_MAX 96U /* blocks */
 #define MIN_AGE_NS (12ULL * 1000 * 1000)
 
 struct small_file {
 	uint64_t id;
 	uint64_t written_ns;
-	uint32_t pool_page[FILE_BLOCKS];
+	unsigned int nr; /* blocks */
+	uint32_t pool_page[FILE_MAX];
 	int fd; /* -1: none */
 };
 
@@ -38,7 +38,8 @@ struct victim {
 	struct demo_phase *phase;
 	struct small_file file[WINDOW];
 	uint64_t next_id;
-	char *buf;    /* FILE_BYTES */
+	uint64_t rng;
+	char *buf;    /* of the largest file */
 	char *expect; /* one block */
 };
 
@@ -56,7 +57,7 @@ static int note_extent(const struct pindax_extent_info *e, void *arg)
 		uint64_t lblk = (e->file_off + i) / PINDAX_PAGE;
 		uint64_t page = (e->pool_off + i) / PINDAX_PAGE;
 
-		if (lblk < FILE_BLOCKS && page < DEMO_POOL_PAGES)
+		if (lblk < f->nr && page < DEMO_POOL_PAGES)
 			f->pool_page[lblk] = (uint32_t)page;
 	}
 	return 0;
@@ -64,25 +65,30 @@ static int note_extent(const struct pindax_extent_info *e, void *arg)
 
 static int write_file(struct victim *v, struct small_file *f)
 {
+	/* Small ones fill what is partly free, large ones open whole runs. */
+	static const unsigned int sizes[] = {4, 16, 64, FILE_MAX};
+	size_t bytes;
 	char path[PATH_MAX];
 	ssize_t n;
 	int err;
 
 	f->id = v->next_id++;
+	f->nr = sizes[random_below(&v->rng, 4)];
+	bytes = f->nr * PINDAX_PAGE;
 	memset(f->pool_page, 0, sizeof(f->pool_page));
 	name_of(v, f->id, path);
 	f->fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (f->fd < 0)
 		return -errno;
-	for (unsigned int i = 0; i < FILE_BLOCKS; i++)
+	for (unsigned int i = 0; i < f->nr; i++)
 		stamp_fill(v->buf + i * PINDAX_PAGE, STAMP_VICTIM, f->id, i);
-	n = pwrite(f->fd, v->buf, FILE_BYTES, 0);
-	if (n != (ssize_t)FILE_BYTES)
+	n = pwrite(f->fd, v->buf, bytes, 0);
+	if (n != (ssize_t)bytes)
 		err = n < 0 ? -errno : -ENOSPC;
 	else
 		err = fsync(f->fd) ? -errno : 0;
 	if (!err)
-		err = extents_walk(f->fd, 0, FILE_BYTES, note_extent, f);
+		err = extents_walk(f->fd, 0, bytes, note_extent, f);
 	f->written_ns = now_ns();
 	if (err) {
 		close(f->fd);
@@ -130,10 +136,10 @@ static int check_and_delete(struct victim *v, struct small_file *f)
 
 	if (f->fd < 0)
 		return 0;
-	n = pread(f->fd, v->buf, FILE_BYTES, 0);
-	if (n != (ssize_t)FILE_BYTES)
+	n = pread(f->fd, v->buf, f->nr * PINDAX_PAGE, 0);
+	if (n != (ssize_t)(f->nr * PINDAX_PAGE))
 		err = n < 0 ? -errno : -EIO;
-	for (unsigned int i = 0; !err && i < FILE_BLOCKS; i++)
+	for (unsigned int i = 0; !err && i < f->nr; i++)
 		check_block(v, f, i);
 	close(f->fd);
 	f->fd = -1;
@@ -181,12 +187,12 @@ static int run_victim(struct victim *v)
 
 int demo_victim(const struct demo_setup *s, struct demo_phase *p)
 {
-	struct victim v = {.setup = s, .phase = p};
+	struct victim v = {.setup = s, .phase = p, .rng = s->seed + 3000};
 	int err = -ENOMEM;
 
 	for (unsigned int i = 0; i < WINDOW; i++)
 		v.file[i].fd = -1;
-	v.buf = malloc(FILE_BYTES);
+	v.buf = malloc(FILE_MAX * PINDAX_PAGE);
 	v.expect = malloc(PINDAX_PAGE);
 	if (v.buf && v.expect)
 		err = run_victim(&v);
