@@ -100,8 +100,8 @@ struct fs {
 
 static inline struct inode *inode_of(const struct layout *l)
 {
-	return (struct inode *)((char *)(uintptr_t)l -
-				offsetof(struct inode, layout));
+	return (struct inode *)(void *)((char *)(uintptr_t)l -
+					offsetof(struct inode, layout));
 }
 
 static inline uint64_t inode_size(const struct inode *ip)

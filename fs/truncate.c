@@ -49,7 +49,7 @@ void op_finish(struct fs_op *op, int err)
 
 static struct fs_op *op_of(struct break_req *r)
 {
-	return (struct fs_op *)((char *)r - offsetof(struct fs_op, br));
+	return (struct fs_op *)(void *)((char *)r - offsetof(struct fs_op, br));
 }
 
 static int op_break_commit(struct break_req *r)
