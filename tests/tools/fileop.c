@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -273,16 +274,29 @@ static int op_rename(const struct args *a)
 	return result(rename(a->path, a->text));
 }
 
-/* The kernel's own mapping: load a byte of the page at off, store it back. */
-static int op_mmap(const struct args *a)
+/* The kernel's own mapping: load a byte of the page at off; store it back. */
+static int with_mmap(const struct args *a, bool store)
 {
 	volatile char *p;
+	char c;
 
 	p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, a->off);
 	if (p == MAP_FAILED)
 		return -errno;
-	*p = *p;
+	c = *p;
+	if (store)
+		*p = c;
 	return result(munmap((void *)p, 4096));
+}
+
+static int op_mmap(const struct args *a)
+{
+	return with_mmap(a, false);
+}
+
+static int op_mmapstore(const struct args *a)
+{
+	return with_mmap(a, true);
 }
 
 struct op {
@@ -299,7 +313,7 @@ static const struct op ops[] = {
 	{"zero", op_zero, O_RDWR},
 	{"zerokeep", op_zerokeep, O_RDWR},
 	{"collapse", op_collapse, O_RDWR},
-	{"alloc", op_alloc, O_RDWR},
+	{"alloc", op_alloc, O_RDWR | O_CREAT},
 	{"keep", op_keep, O_RDWR},
 	{"ptruncate", op_ptruncate, O_RDWR},
 	{"ppunch", op_ppunch, O_RDWR},
@@ -324,6 +338,7 @@ static const struct op ops[] = {
 	{"unlink", op_unlink, -1},
 	{"rename", op_rename, -1},
 	{"mmap", op_mmap, O_RDWR},
+	{"mmapstore", op_mmapstore, O_RDWR},
 };
 
 static off_t number(const char *s)
