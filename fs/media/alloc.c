@@ -181,13 +181,19 @@ static bool pick_whole(struct alloc *a, struct pick *p)
 	return true;
 }
 
-/* The first run of the group that is long enough, else its longest. */
+/*
+ * The first run of the group that is long enough, else its longest. It may go
+ * on into the next group, but not for a few blocks into a whole one.
+ */
 static void pick_in_group(const struct media *m, uint64_t g, struct pick *p)
 {
 	uint64_t b = g * GROUP, end = b + GROUP, n;
+	bool cut = p->want < GROUP && g + 1 < m->alloc->nr_groups &&
+		   bit_test(m->alloc->full, g + 1);
 
 	while ((b = next_avail(m->alloc, b, end, p->avoid, 0)) < end) {
 		n = run_len(m, b, p->want, p->avoid);
+		n = cut && n > end - b ? end - b : n;
 		if (n > p->nr) {
 			p->block = b;
 			p->nr = n;
