@@ -150,15 +150,21 @@ static uint64_t alloc_goal(struct change *c, struct pdx_inode *di,
 /*
  * Blocks for up to @want pages of the hole at @lblk. *ret_e is what was
  * mapped; its content is still undefined.
+ * @huge: the file is large. Each 2 MiB of it then starts a whole aligned run,
+ * whatever the size of the writes that fill it, so that a direct mapping can
+ * have huge pages and a pin of the run costs one reference.
  */
 static int map_hole(struct change *c, struct pdx_inode *di, uint64_t lblk,
 		    uint64_t want, bool huge, struct extent *ret_e)
 {
+	uint64_t in_run = lblk % PMEM_HUGE_PAGES;
 	struct extent e = {.lblk = lblk};
 	int err;
 
+	if (huge && in_run && want > PMEM_HUGE_PAGES - in_run)
+		want = PMEM_HUGE_PAGES - in_run;
 	err = alloc_blocks(c->tx, alloc_goal(c, di, lblk), want,
-			   huge ? ALLOC_HUGE : 0, &e.pblk, &e.nr);
+			   huge && !in_run ? ALLOC_HUGE : 0, &e.pblk, &e.nr);
 	if (!err)
 		err = extent_insert(c->tx, di, lblk, e.pblk, e.nr);
 	if (!err)

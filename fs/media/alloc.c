@@ -228,7 +228,7 @@ static bool pick(const struct media *m, struct pick *p)
 	bool aligned = p->goal % GROUP == 0;
 
 	p->nr = 0;
-	if (p->huge && p->want >= GROUP) {
+	if (p->huge) {
 		if (aligned && p->goal &&
 		    group_whole(a, p->goal / GROUP, p->avoid) &&
 		    pick_goal(m, p)) {

@@ -17,7 +17,7 @@
 #define ALLOC_META                                                             \
 	1U		 /* fenced if need be even in unsafe mode; may use the \
 			  * reserve so that deleting always works */
-#define ALLOC_HUGE 2U	 /* prefer a 2 MiB aligned run */
+#define ALLOC_HUGE 2U	 /* start at a whole aligned 2 MiB run */
 #define ALLOC_RESERVE 4U /* may use the reserve */
 #define ALLOC_GROWTH                                                           \
 	8U /* with META: what creating needs leaves the reserve                \

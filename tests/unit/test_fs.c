@@ -257,6 +257,31 @@ static void a_truncate_of_many_extents_gives_all_back(void **state)
 	assert_in_range(before - settled_free(w), 0, 2);
 }
 
+/* However small the writes: each 2 MiB of a large file is an aligned run. */
+static void a_large_file_lies_in_aligned_runs(void **state)
+{
+	struct world *w = *state;
+	struct inode *ip = file_new(w, "f");
+	struct fs_extent ext[16];
+	uint64_t aligned = 0;
+	int n;
+
+	for (uint64_t i = 0; i < 48; i++)
+		file_fill(ip, 'a', 64 * PAGE, i * 64 * PAGE);
+	n = fs_extents(ip, 0, ext, 16);
+	assert_in_range(n, 1, 16);
+	for (int i = 0; i < n; i++) {
+		uint64_t skip = -ext[i].file_off & (PMEM_HUGE_SIZE - 1);
+
+		if (skip < ext[i].len &&
+		    !((ext[i].pool_off + skip) & (PMEM_HUGE_SIZE - 1)))
+			aligned += (ext[i].len - skip) / PMEM_HUGE_SIZE;
+	}
+	/* 12 MiB; the first run was begun when the file was small */
+	assert_in_range(aligned, 5, 6);
+	file_close(w, ip);
+}
+
 static void punch_and_zero_are_exact(void **state)
 {
 	const int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
@@ -476,6 +501,7 @@ int main(void)
 		T(holes_read_as_zeros),
 		T(a_cut_tail_is_zeros_when_it_grows_again),
 		T(a_truncate_of_many_extents_gives_all_back),
+		T(a_large_file_lies_in_aligned_runs),
 		T(punch_and_zero_are_exact),
 		T(a_full_pool_leaves_things_whole),
 		T(an_unlinked_file_lives_while_it_is_open),
