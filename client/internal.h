@@ -229,8 +229,11 @@ void pdx_map_destroy(struct pindax_map *m);
 
 /* --- zap (zap.c): file->lock held --- */
 
-/* Put a zapped area over [at, at + len), which is ours. */
-int pdx_arm(const struct pindax_map *m, uint8_t *at, size_t len);
+/*
+ * Make the whole of a map that nobody has seen yet a zapped area: in place, as
+ * there is no touch that could be missed.
+ */
+int pdx_arm_fresh(const struct pindax_map *m);
 /*
  * Zap what is present of pages [page, page + nr). An error says that a part
  * could not even be taken away: then do not acknowledge.

@@ -137,7 +137,7 @@ static int join(struct pindax_map *m)
 	m->next = f->maps;
 	f->maps = m;
 	pthread_mutex_unlock(&pdx.lock);
-	err = pdx_arm(m, m->base, m->len);
+	err = pdx_arm_fresh(m);
 	pthread_mutex_unlock(&f->lock);
 	pthread_rwlock_unlock(&f->grant_lock);
 	return err;

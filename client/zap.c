@@ -68,7 +68,18 @@ static int arm_chunk(const struct pindax_map *m, uint8_t *at, size_t len)
 	return err;
 }
 
-int pdx_arm(const struct pindax_map *m, uint8_t *at, size_t len)
+int pdx_arm_fresh(const struct pindax_map *m)
+{
+	off_t off = (off_t)(uintptr_t)m->base;
+
+	if (mmap(m->base, m->len, PROT_NONE,
+		 MAP_SHARED | MAP_FIXED | MAP_NORESERVE, pdx.zap_fd,
+		 off) == MAP_FAILED)
+		return -errno;
+	return prepare(m, m->base, m->len, off);
+}
+
+static int arm(const struct pindax_map *m, uint8_t *at, size_t len)
 {
 	size_t chunk = CHUNK;
 
@@ -124,7 +135,7 @@ static int zap_run(struct pindax_map *m, size_t page, size_t nr)
 
 		if (err)
 			return err;
-		if (is_ours(m, page, &v) && pdx_arm(m, at, v.len))
+		if (is_ours(m, page, &v) && arm(m, at, v.len))
 			err = take_away(at, v.len);
 		if (err)
 			return err;
