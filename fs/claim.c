@@ -94,9 +94,15 @@ int claim_take(struct fs *fs, struct fs_report *rep)
 
 	if (err == -EBUSY) {
 		rep->holder = holder_of(fs);
-		(void)snprintf(rep->error, sizeof(rep->error),
-			       "%s is already mounted, by pid %d",
-			       fs->pool->path, (int)rep->holder);
+		if (rep->holder)
+			(void)snprintf(rep->error, sizeof(rep->error),
+				       "%s is already mounted, by pid %d",
+				       fs->pool->path, (int)rep->holder);
+		else
+			(void)snprintf(rep->error, sizeof(rep->error),
+				       "%s is in use: by mkfs, fsck, or a "
+				       "mount that is starting or ending",
+				       fs->pool->path);
 		return err;
 	}
 	if (err)

@@ -59,6 +59,8 @@ static inline bool handle_writable(const struct handle *h)
 /* Takes an open count on @ip. NULL: no memory. */
 struct handle *handle_create(struct inode *ip, int flags, uid_t uid);
 void handle_destroy(struct fs *fs, struct handle *h);
+/* The kernel is gone: nobody releases what was open. */
+void handle_destroy_all(struct fs *fs);
 /* Remembers @ph; an older one is given back. */
 void handle_set_poll(struct handle *h, struct fuse_pollhandle *ph);
 void handle_notify(struct layouts *ls, uint64_t fh);

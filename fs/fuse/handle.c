@@ -76,6 +76,26 @@ void handle_destroy(struct fs *fs, struct handle *h)
 	free(h);
 }
 
+static struct handle *first_of(unsigned int bucket)
+{
+	struct handle *h;
+
+	pthread_mutex_lock(&table.lock);
+	h = table.bucket[bucket];
+	pthread_mutex_unlock(&table.lock);
+	return h;
+}
+
+void handle_destroy_all(struct fs *fs)
+{
+	struct handle *h;
+
+	for (unsigned int i = 0; i < BUCKETS; i++) {
+		while ((h = first_of(i)) != NULL)
+			handle_destroy(fs, h);
+	}
+}
+
 void handle_set_poll(struct handle *h, struct fuse_pollhandle *ph)
 {
 	struct fuse_pollhandle *old;

@@ -131,6 +131,7 @@ static int run(struct server *s, const struct serve_options *opt)
 			err = loop(s->se);
 		fs_shutdown(s->fs);
 		fuse_session_unmount(s->se);
+		handle_destroy_all(s->fs);
 	}
 	fuse_remove_signal_handlers(s->se);
 	return err;
