@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * device FILE OFFSET LEN - a device driver that scripts drive by hand.
+ * device [-r] FILE OFFSET LEN - a device driver that scripts drive by hand.
  *
- * Maps the range, prints "ready", then obeys one command a line of its input
- * and answers each with a line: "ok", a value, or an error's name.
+ * Maps the range (-r: of a descriptor opened for reading only), prints "ready",
+ * then obeys one command a line of its input and answers each with a line:
+ * "ok", a value, or an error's name.
  *
  *   pin / unpin          a declared pin of the whole range; up to 8 nest
  *   subpin FIRST NR      a pin of some pages of it (NOWAIT)
@@ -13,6 +14,7 @@
  *   finish BYTE          let the data come, reap the completion, look at it
  *   store BYTE           store to every page, and load it back
  *   load PAGE            print the page's first byte
+ *   munmap               munmap(2) of the addresses, past the library
  *   truncate SIZE        pindax_truncate() by this very thread
  * One thread: what a command does to the one that waits for it is the point.
  */
@@ -145,6 +147,13 @@ static int cmd_load(long page, long b)
 	return 1; /* has answered */
 }
 
+static int cmd_munmap(long a, long b)
+{
+	(void)a;
+	(void)b;
+	return munmap(dev.addr, dev.len) == 0 ? 0 : -errno;
+}
+
 static int cmd_truncate(long size, long b)
 {
 	(void)b;
@@ -164,6 +173,7 @@ static const struct command {
 	{"finish", cmd_finish},
 	{"store", cmd_store},
 	{"load", cmd_load},
+	{"munmap", cmd_munmap},
 	{"truncate", cmd_truncate},
 };
 
@@ -198,13 +208,18 @@ int main(int argc, char **argv)
 {
 	struct pindax_file *file;
 	char line[256];
-	int ret;
+	int flags = O_RDWR, ret;
 
+	if (argc > 1 && strcmp(argv[1], "-r") == 0) {
+		flags = O_RDONLY;
+		argc--;
+		argv++;
+	}
 	if (argc != 4) {
-		fprintf(stderr, "usage: device FILE OFFSET LEN\n");
+		fprintf(stderr, "usage: device [-r] FILE OFFSET LEN\n");
 		return 2;
 	}
-	dev.fd = open(argv[1], O_RDWR);
+	dev.fd = open(argv[1], flags);
 	if (dev.fd < 0 || pipe(dev.pipe) != 0)
 		return fatal(argv[1], -errno);
 	ret = pindax_open(dev.fd, &file);
