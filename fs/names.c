@@ -245,7 +245,7 @@ int fs_create(struct inode *dir, const char *name, mode_t mode, dev_t rdev,
 {
 	struct new_inode n = {
 		.mode = mode, .rdev = rdev, .target = target, .cred = cred};
-	struct inode *ip;
+	struct inode *ip = NULL; /* for gcc with sanitizers */
 	size_t len;
 	int err = name_check(name, &len);
 
