@@ -176,7 +176,7 @@ static bool times_dirty(struct inode *ip)
 void fs_inode_put(struct inode *ip)
 {
 	struct fs *fs;
-	bool last, flush = false, failed = false;
+	bool last = false, flush = false, failed = false;
 
 	if (!ip)
 		return;
