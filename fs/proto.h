@@ -29,25 +29,25 @@
 #define PINDAX_INFO_BYTE_GRANULAR 2U /* persist costs cache lines, no msync */
 #define PINDAX_INFO_FENCE 4U	     /* late DMA can be fenced */
 #define PINDAX_INFO_READONLY 8U
-#define PINDAX_INFO_UNSAFE 16U	     /* pinned=unsafe */
+#define PINDAX_INFO_UNSAFE 16U /* pinned=unsafe */
 
 struct pindax_ioc_info {
 	uint32_t version;
-	uint32_t type; /* PINDAX_TYPE_* */
-	uint32_t flags; /* PINDAX_INFO_* */
+	uint32_t type;	 /* PINDAX_TYPE_* */
+	uint32_t flags;	 /* PINDAX_INFO_* */
 	uint32_t pinned; /* policy: 0 wait, 1 fail, 2 defer, 3 unsafe */
 	uint8_t uuid[16];
-	uint64_t nonce;	    /* of this mount; is in the mount record, too */
-	uint64_t ns_off;    /* of the namespace in the pool */
+	uint64_t nonce;	 /* of this mount; is in the mount record, too */
+	uint64_t ns_off; /* of the namespace in the pool */
 	uint64_t ns_len;
 	uint64_t mount_record_off; /* in the pool */
 	uint64_t zero_off;  /* in the pool: a page that always reads zeros */
 	uint64_t super_off; /* in the pool: superblock, holds the uuid */
 	uint64_t client_lock_byte; /* OFD read lock of the pool file */
-	uint64_t ino;	    /* of the file the ioctl was issued on */
+	uint64_t ino;		   /* of the file the ioctl was issued on */
 	uint32_t daemon_pid;
 	uint32_t reserved;
-	char reason[256];   /* why not FS_DAX, or empty */
+	char reason[256]; /* why not FS_DAX, or empty */
 	char pool_path[1024];
 };
 
@@ -57,9 +57,9 @@ struct pindax_ioc_info {
  * EOPNOTSUPP direct mapping is off; ENOSPC no ledger page is left; EISDIR.
  */
 struct pindax_ioc_mapper {
-	uint32_t version; /* in: PINDAX_PROTO_VERSION, else EPROTO */
-	uint32_t flags;	  /* in: 0 */
-	uint64_t id;	  /* out */
+	uint32_t version;    /* in: PINDAX_PROTO_VERSION, else EPROTO */
+	uint32_t flags;	     /* in: 0 */
+	uint64_t id;	     /* out */
 	uint64_t ledger_off; /* out: in the pool; the challenge is there */
 };
 
@@ -111,11 +111,11 @@ struct pindax_ioc_fault {
 	uint64_t off;
 	uint64_t len;
 	uint32_t flags;
-	uint32_t status; /* out */
-	uint64_t ticket; /* out */
-	uint64_t epoch;	 /* out */
+	uint32_t status;   /* out */
+	uint64_t ticket;   /* out */
+	uint64_t epoch;	   /* out */
 	uint64_t next_off; /* out */
-	uint32_t nr;	 /* out */
+	uint32_t nr;	   /* out */
 	uint32_t reserved;
 	struct pindax_grant grant[PINDAX_FAULT_MAX];
 };
@@ -146,7 +146,7 @@ struct pindax_event {
 #define PINDAX_EVENTS_MAX 64
 struct pindax_ioc_events {
 	uint64_t mapper;
-	uint32_t nr; /* out */
+	uint32_t nr;   /* out */
 	uint32_t more; /* out: 1 when more are queued */
 	struct pindax_event ev[PINDAX_EVENTS_MAX];
 };
@@ -244,7 +244,7 @@ struct pindax_report_row {
 	uint64_t id;	 /* pin, or request */
 	uint64_t ino;
 	uint64_t off;
-	uint64_t len; /* UINT64_MAX: to the end */
+	uint64_t len;	   /* UINT64_MAX: to the end */
 	uint64_t since_ns; /* CLOCK_MONOTONIC */
 	char comm[16];
 	uint32_t for_pid[PINDAX_REPORT_FOR];
@@ -254,9 +254,9 @@ struct pindax_report_row {
 #define PINDAX_REPORT_MAX 120
 struct pindax_ioc_report {
 	uint32_t flags;
-	uint32_t start; /* row to start with */
-	uint32_t nr;	/* out */
-	uint32_t more;	/* out */
+	uint32_t start;	 /* row to start with */
+	uint32_t nr;	 /* out */
+	uint32_t more;	 /* out */
 	uint64_t now_ns; /* out: CLOCK_MONOTONIC of the snapshot */
 	struct pindax_report_row row[PINDAX_REPORT_MAX];
 };

@@ -11,7 +11,7 @@
  * one with the newer sequence number and a good checksum is valid).
  * Layout in bytes: docs/FORMAT.md. Read and written by this module only.
  */
-#define LABEL_AREA_SIZE (2ULL << 20) /* first namespace starts here */
+#define LABEL_AREA_SIZE (2ULL << 20)	/* first namespace starts here */
 #define LABEL_SCRATCH_OFF (64ULL << 10) /* page for the probes */
 #define LABEL_MAX_NS 32
 #define LABEL_NAME_MAX 31
@@ -35,8 +35,8 @@ struct label_area {
 int label_format(struct pmem_pool *pool, const struct label_area *la);
 /*
  * label_read - -EINVAL not a pool (no magic); -EBADMSG both copies' checksums
- * are bad; -EPROTONOSUPPORT unknown version; -EOVERFLOW the pool file is shorter
- * than it claims; overlapping or out-of-range namespaces are -EBADMSG.
+ * are bad; -EPROTONOSUPPORT unknown version; -EOVERFLOW the pool file is
+ * shorter than it claims; overlapping or out-of-range namespaces are -EBADMSG.
  */
 int label_read(struct pmem_pool *pool, struct label_area *ret_la);
 /* Replaces the older copy, so that a crash leaves one of the two. */

@@ -22,8 +22,8 @@ struct pmem_pool {
 	uint64_t size_bytes; /* multiple of PMEM_PAGE_SIZE */
 	int fd;
 	bool readonly;
-	bool ram_backed;   /* tmpfs, memfd: lost at reboot */
-	bool emulated;	   /* persistence survives processes, not power */
+	bool ram_backed;    /* tmpfs, memfd: lost at reboot */
+	bool emulated;	    /* persistence survives processes, not power */
 	bool byte_granular; /* persist costs cache lines, not msync */
 	dev_t dev;
 	ino_t ino;
