@@ -319,7 +319,7 @@ int alloc_blocks(struct tx *tx, uint64_t goal, uint64_t want,
 int free_blocks(struct tx *tx, uint64_t block, uint64_t nr)
 {
 	struct media *m = tx_media(tx);
-	uint64_t end = block + nr, clear = end;
+	uint64_t end = block + nr, clear;
 
 	if (!nr)
 		return 0;

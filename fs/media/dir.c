@@ -119,7 +119,7 @@ static void grow_index(struct dir *d)
 
 	if (d->nr < d->nr_buckets)
 		return;
-	d->bucket = calloc(nr_old * 2, sizeof(*d->bucket));
+	d->bucket = calloc(nr_old * 2, sizeof(struct dent *));
 	if (!d->bucket) {
 		d->bucket = old;
 		return;
@@ -195,7 +195,7 @@ static int load(struct dir *d, const struct pdx_inode *di)
 	if (err)
 		return err;
 	d->gap = calloc(nr + 1, sizeof(*d->gap));
-	d->bucket = calloc(MIN_BUCKETS, sizeof(*d->bucket));
+	d->bucket = calloc(MIN_BUCKETS, sizeof(struct dent *));
 	if (!d->gap || !d->bucket)
 		return -ENOMEM;
 	d->nr_buckets = MIN_BUCKETS;

@@ -376,7 +376,7 @@ int epath_insert(struct tx *tx, struct pdx_inode *di, struct epath *p,
 		 unsigned int flags)
 {
 	struct pdx_extent up = *rec, down;
-	struct spare s;
+	struct spare s = {0};
 	unsigned int level = 0;
 	int err = spare_get(tx, p, flags, &s);
 

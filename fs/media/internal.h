@@ -52,6 +52,9 @@ uint64_t bits_count(const uint64_t *map, uint64_t first, uint64_t nr);
 /* --- checksums at byte 4 (super.c) --- */
 uint32_t csum_at4(const void *buf, size_t len);
 
+/* Reserved bytes are zero, and read as an error when they are not. */
+bool all_zero(const void *buf, size_t len);
+
 /* --- superblocks (super.c) --- */
 /* -EINVAL no magic; -EBADMSG; -EPROTONOSUPPORT; -EOVERFLOW. */
 int super_check(const struct pdx_super *sb, uint64_t ns_blocks);

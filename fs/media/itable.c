@@ -46,16 +46,9 @@ static bool mode_ok(uint32_t mode)
 	}
 }
 
-static bool never_used(const struct pdx_inode *di)
-{
-	static const struct pdx_inode zero;
-
-	return !memcmp(di, &zero, sizeof(zero));
-}
-
 int inode_check(const struct pdx_inode *di, uint64_t ino)
 {
-	if (!get32(di->magic) && never_used(di))
+	if (!get32(di->magic) && all_zero(di, sizeof(*di)))
 		return -ENOENT;
 	if (get32(di->magic) != PDX_INODE_MAGIC ||
 	    get32(di->csum) != csum_at4(di, sizeof(*di)) ||
@@ -63,7 +56,9 @@ int inode_check(const struct pdx_inode *di, uint64_t ino)
 		return -EBADMSG;
 	if (!(get32(di->state) & PDX_INO_USED))
 		return -ENOENT;
-	if (!mode_ok(get32(di->mode)) || get64(di->size) >> 63)
+	if (!mode_ok(get32(di->mode)) || get64(di->size) >> 63 ||
+	    get32(di->reserved0) ||
+	    !all_zero(di->reserved1, sizeof(di->reserved1)))
 		return -EBADMSG;
 	return 0;
 }

@@ -232,7 +232,7 @@ static int by_seq(const void *a, const void *b)
 
 int journal_replay(struct media *m, uint64_t *ret_nr)
 {
-	struct full_lane full[PDX_MAX_LANES];
+	struct full_lane full[PDX_MAX_LANES] = {0};
 	struct pdx_lane hdr;
 	uint32_t i, nr = 0;
 	int err;

@@ -71,6 +71,13 @@ static bool geometry_ok(const struct pdx_super *sb)
 	       get64(sb->data_block) == next + 1 && next + 2 < nr - 1;
 }
 
+bool all_zero(const void *buf, size_t len)
+{
+	const unsigned char *p = buf;
+
+	return !len || (!p[0] && !memcmp(p, p + 1, len - 1));
+}
+
 int super_check(const struct pdx_super *sb, uint64_t ns_blocks)
 {
 	if (get64(sb->magic) != PDX_SUPER_MAGIC)
@@ -83,7 +90,8 @@ int super_check(const struct pdx_super *sb, uint64_t ns_blocks)
 		return -EPROTONOSUPPORT;
 	if (get64(sb->nr_blocks) > ns_blocks)
 		return -EOVERFLOW;
-	if (get64(sb->nr_blocks) != ns_blocks || !geometry_ok(sb))
+	if (get64(sb->nr_blocks) != ns_blocks || !geometry_ok(sb) ||
+	    !all_zero(sb->reserved, sizeof(sb->reserved)))
 		return -EBADMSG;
 	return 0;
 }

@@ -16,6 +16,8 @@
 #include "fs/media/dir.h"
 
 #define POOL_SIZE (20ULL << 20)
+#define GOLDEN_FRESH 0xb43ac739
+#define GOLDEN_BLOCKS 0x8f3b8de7
 
 static int setup(void **state)
 {
@@ -167,6 +169,47 @@ static void a_new_filesystem_is_clean(void **state)
 	test_pool_reopen(t, false);
 	assert_true(t->rep.unclean);
 	assert_clean(t);
+}
+
+/* The sum of a directory block and a tree node, wherever they were put. */
+static uint32_t sum_of_blocks(struct test_pool *t)
+{
+	struct pdx_inode dir, file;
+	struct pdx_node node;
+	uint32_t crc;
+
+	assert_int_equal(itable_read(t->m, PDX_ROOT_INO, &dir), 0);
+	assert_int_equal(itable_read(t->m, 3, &file), 0);
+	assert_int_equal(get16(file.ext_depth), 1);
+	crc = crc32c(0, media_ptr(t->m, get64(dir.ext[0].pblk)), 4096);
+	memcpy(&node, media_ptr(t->m, get64(file.ext[0].pblk)), sizeof(node));
+	node.csum = mk32(0);
+	for (unsigned int i = 0; i < PDX_NODE_RECS; i++)
+		node.rec[i].pblk = mk64(0);
+	return crc32c(crc, &node, sizeof(node));
+}
+
+/*
+ * A change of any byte that mkfs writes, or of how entries and extents lie in
+ * their blocks, needs a new PDX_VERSION and a line in the change log of
+ * docs/FORMAT.md; then the new sums go here.
+ */
+static void the_format_has_not_changed(void **state)
+{
+	struct test_pool t;
+	uint32_t fresh, blocks;
+
+	(void)state;
+	test_pool_make(&t, LABEL_AREA_SIZE + PDX_MIN_NS_SIZE);
+	media_close(t.m, true);
+	fresh = crc32c(0, t.pool->base + t.ns.off, t.ns.len);
+	test_pool_open(&t);
+	make_tree(&t);
+	blocks = sum_of_blocks(&t);
+	test_pool_remove(&t);
+	print_message("sums: %#x %#x\n", fresh, blocks);
+	assert_int_equal(fresh, GOLDEN_FRESH);
+	assert_int_equal(blocks, GOLDEN_BLOCKS);
 }
 
 static void mkfs_refuses_impossible_namespaces(void **state)
@@ -544,6 +587,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 		T(a_new_filesystem_is_clean),
+		cmocka_unit_test(the_format_has_not_changed),
 		T(mkfs_refuses_impossible_namespaces),
 		cmocka_unit_test(the_smallest_pool_works),
 		T(one_bad_superblock_is_told_and_mended),
