@@ -225,12 +225,15 @@ static int step_drain(struct break_req *b)
 		err = park(b, w.page, w.nr, b->deadline_ns);
 		if (err)
 			return err;
-		busy = find_busy(b, &w);
-		if (busy < 0)
-			return busy;
-		if (busy)
+		/*
+		 * Look again at what is waited for, not at the whole range: if
+		 * this run went idle before it was armed and another is busy,
+		 * nobody would wake us for the other.
+		 */
+		if (pages_first_busy(w.map, w.page, w.nr, &w.page, &w.nr))
 			return 0;
 		unpark(b);
+		return 1;
 	}
 	b->phase = PHASE_SEAL;
 	b->acks_missing = 0;

@@ -54,6 +54,7 @@ struct world {
 	uint64_t next_free;
 	atomic_int refs, notified, touched, commits;
 	int fill_err;
+	uint64_t drop_after_walk; /* a reference on this page goes once */
 };
 static struct world *W;
 
@@ -83,6 +84,10 @@ static int op_walk(struct layout *l, uint64_t first, uint64_t nr,
 	for (i = first; i < end && i < FILE_PAGES && !r; i++)
 		if (W->page[i] != HOLE)
 			r = fn(i, W->page[i], 1, arg);
+	if (W->drop_after_walk) {
+		pages_put(W->map, W->drop_after_walk, 1);
+		W->drop_after_walk = 0;
+	}
 	return r;
 }
 
@@ -384,6 +389,29 @@ static void truncate_waits_for_pin(void **state)
 	assert_int_equal(t.err, 0);
 	assert_int_equal(W->size_pages, 12);
 	mapper_put(m);
+	world_down();
+}
+
+/*
+ * Two busy pages; the first goes idle after it was seen busy and before it is
+ * waited for. Waiting for it, and seeing only that "something" is busy still,
+ * would be a wait that nobody ends.
+ */
+static void a_page_that_went_idle_too_early_is_not_waited_for(void **state)
+{
+	struct test_break t;
+
+	(void)state;
+	world_up(NORMAL);
+	assert_int_equal(pages_try_get(W->map, W->page[4], 1), 0);
+	assert_int_equal(pages_try_get(W->map, W->page[8], 1), 0);
+	W->drop_after_walk = W->page[4];
+	start(&t, BREAK_PUNCH, 0, 16);
+	assert_false(t.done);
+	assert_int_equal(W->drop_after_walk, 0);
+	pages_put(W->map, W->page[8], 1);
+	wait_for(&t.done);
+	assert_int_equal(t.err, 0);
 	world_down();
 }
 
@@ -1080,6 +1108,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(truncate_waits_for_pin),
+		cmocka_unit_test(
+			a_page_that_went_idle_too_early_is_not_waited_for),
 		cmocka_unit_test(pins_outside_the_range_do_not_delay),
 		cmocka_unit_test(leases_are_recalled_and_faults_queue),
 		cmocka_unit_test(acks_of_no_recall_are_ignored),
