@@ -61,18 +61,6 @@ static inline void must_pindax(int ret, const char *what)
 		die(what, pindax_errormsg());
 }
 
-/* @cpu < 0: wherever the scheduler likes. */
-static inline void stay_on_cpu(int cpu)
-{
-	cpu_set_t set;
-
-	if (cpu < 0)
-		return;
-	CPU_ZERO(&set);
-	CPU_SET((size_t)cpu, &set);
-	must(sched_setaffinity(0, sizeof(set), &set), "sched_setaffinity");
-}
-
 /*
  * Fork, before the library has threads. The child dies with its parent, so
  * that no measurement that was given up leaves a holder behind.
@@ -116,6 +104,18 @@ static inline unsigned long number(const char *s, unsigned long max)
 	if (errno || end == s || *end || *s == '-' || v > max)
 		die(s, "not a number, or too big");
 	return v;
+}
+
+/* @cpu "any": wherever the scheduler likes. */
+static inline void stay_on_cpu(const char *cpu)
+{
+	cpu_set_t set;
+
+	if (!strcmp(cpu, "any"))
+		return;
+	CPU_ZERO(&set);
+	CPU_SET(number(cpu, CPU_SETSIZE - 1), &set);
+	must(sched_setaffinity(0, sizeof(set), &set), "sched_setaffinity");
 }
 
 #endif

@@ -86,15 +86,15 @@ static void copy_all(const struct side *s, size_t nr_mib, char *buf,
 
 static void turn(const struct side *s, size_t nr_mib, char *buf, bool print)
 {
-	uint64_t start = now_ns();
-	double seconds, bytes;
+	uint64_t start = now_ns(), bytes = 2 * NR_SIZES * nr_mib * MIB;
+	double seconds;
 
 	for (size_t i = 0; i < NR_SIZES; i++)
 		copy_all(s, nr_mib, buf, block_size[i]);
 	seconds = (double)(now_ns() - start) / 1e9;
-	bytes = 2.0 * NR_SIZES * (double)nr_mib * (double)MIB;
 	if (print)
-		printf("throughput %s %.1f\n", s->name, bytes / seconds / 1e6);
+		printf("throughput %s %.1f\n", s->name,
+		       (double)bytes / seconds / 1e6);
 }
 
 int main(int argc, char **argv)

@@ -61,6 +61,20 @@ static void check_scarce(int fd, uint64_t bytes)
 		die("free space", "the pool is too big for this measurement");
 }
 
+/* Until the daemon has nothing left to do for what was freed before. */
+static void settle(int fd)
+{
+	uint64_t deadline = now_ns() + SPACE_DEADLINE_NS;
+	struct pindax_ioc_stat st;
+
+	do {
+		must(ioctl(fd, PINDAX_IOC_STAT, &st), "stat");
+		if (now_ns() > deadline)
+			die("freed blocks", "stay pending");
+		sleep_ns(RETRY_NS);
+	} while (st.blocks_pending);
+}
+
 /* The other process: map, touch, say so, keep the mapping until told. */
 static void hold_mapping(const char *path, uint64_t bytes, int ready, int end)
 {
@@ -89,6 +103,7 @@ static void measure(int fd, int next_fd, uint64_t bytes)
 	unsigned int attempts;
 
 	check_scarce(fd, bytes);
+	settle(fd);
 	start = now_ns();
 	must(ftruncate(fd, 0), "ftruncate");
 	truncated = now_ns();
@@ -142,6 +157,7 @@ int main(int argc, char **argv)
 	}
 	measure(fd, next_fd, bytes);
 	must(ftruncate(next_fd, 0), "ftruncate");
+	settle(fd);
 	if (child) {
 		close(end[1]);
 		must(waitpid(child, &status, 0), "waitpid");

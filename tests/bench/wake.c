@@ -8,7 +8,7 @@
  * unpins; B stamps the time when ftruncate has returned. In every second round
  * B reads an eventfd instead and A writes it: same processes, same CPUs, same
  * settling time, and the daemon asked the same question just before.
- * Prints "p50|p99 WHO US", over ROUNDS of each. A CPU of -1 is any.
+ * Prints "p50|p99 WHO US", over ROUNDS of each. A CPU may be "any".
  *
  * The stamps are in shared memory; a pipe each way orders every access to them.
  */
@@ -172,13 +172,13 @@ int main(int argc, char **argv)
 	if (!child) {
 		close(b.order[1]);
 		close(b.done[0]);
-		stay_on_cpu(atoi(argv[4]));
+		stay_on_cpu(argv[4]);
 		be_woken(&b);
 		return EXIT_SUCCESS;
 	}
 	close(b.order[0]);
 	close(b.done[1]);
-	stay_on_cpu(atoi(argv[3]));
+	stay_on_cpu(argv[3]);
 	measure(&b, rounds);
 	close(b.order[1]);
 	must(waitpid(child, &status, 0), "waitpid");
