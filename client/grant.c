@@ -68,7 +68,7 @@ static bool evict_window(struct pindax_map *m, size_t w, uint64_t keep_off)
 		return false;
 	if (first + nr > pdx_map_pages(m))
 		nr = pdx_map_pages(m) - first;
-	return !pdx_zap(m, first, nr);
+	return !pdx_zap(m, first, nr, NULL);
 }
 
 /* The next window in turn, of any map of the file, that nothing pins. */

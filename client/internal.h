@@ -236,9 +236,28 @@ void pdx_map_destroy(struct pindax_map *m);
 int pdx_arm_fresh(const struct pindax_map *m);
 /*
  * Zap what is present of pages [page, page + nr). An error says that a part
- * could not even be taken away: then do not acknowledge.
+ * could not even be taken away: then do not acknowledge. @graves: where to put
+ * page tables that are to be unmapped later, or NULL.
  */
-int pdx_zap(struct pindax_map *m, size_t page, size_t nr);
+struct pdx_graves;
+int pdx_zap(struct pindax_map *m, size_t page, size_t nr,
+	    struct pdx_graves *graves);
+
+/* --- page tables out of the way (grave.c): the recall thread --- */
+
+#define PDX_GRAVES 16
+
+struct pdx_grave {
+	uint8_t *base;
+	size_t len;
+};
+struct pdx_graves {
+	struct pdx_grave grave[PDX_GRAVES];
+	unsigned int nr;
+};
+void pdx_set_aside(struct pdx_graves *gr, uint8_t *at, size_t len);
+/* Unmap a piece of what was set aside; there is something. */
+void pdx_bury(struct pdx_graves *gr);
 
 /* --- grants (grant.c) --- */
 

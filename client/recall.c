@@ -22,6 +22,11 @@
 #include "client/internal.h"
 
 #define BATCH 16
+/* Burying is work: let those who waited for the acknowledge go first. */
+#define BURY_MS 1
+
+/* Of the recall thread. */
+static struct pdx_graves graves;
 
 static void note_recall(struct pindax_file *f, uint64_t off, uint64_t end,
 			uint64_t epoch)
@@ -76,7 +81,7 @@ static int recall(struct pindax_file *f, const struct pindax_event *ev)
 
 		if (!overlap(m, ev->off, end, &at, &len))
 			continue;
-		e = pdx_zap(m, at / PDX_PAGE, len / PDX_PAGE);
+		e = pdx_zap(m, at / PDX_PAGE, len / PDX_PAGE, &graves);
 		err = err ? err : e;
 	}
 	pthread_mutex_unlock(&f->lock);
@@ -135,13 +140,17 @@ static void *recall_main(void *arg)
 	static struct epoll_event ev[BATCH];
 
 	(void)arg;
+	graves.nr = 0; /* in a forked child they are the parent's */
 	for (;;) {
-		int n = epoll_wait(pdx.epoll_fd, ev, BATCH, -1);
+		int n = epoll_wait(pdx.epoll_fd, ev, BATCH,
+				   graves.nr ? BURY_MS : -1);
 
 		if (n < 0 && errno != EINTR)
 			break;
 		for (int i = 0; i < n; i++)
 			handle(&ev[i]);
+		if (n == 0)
+			pdx_bury(&graves);
 	}
 	return NULL;
 }

@@ -16,7 +16,8 @@
  *   fills it;
  * - userfaultfd is registered before the move and keeps by the REMAP event,
  *   for which mremap waits: the reader thread must never wait for us.
- * In chunks: the source counts against RLIMIT_AS while it is prepared.
+ * In large chunks, and small ones when that fails: the source counts against
+ * RLIMIT_AS while it is prepared.
  *
  * If that fails the range is made inaccessible instead, which keeps the promise
  * to the daemon and costs the program a SIGSEGV at its next touch.
@@ -29,7 +30,7 @@
 #include <sys/mman.h>
 #include "client/internal.h"
 
-#define CHUNK ((size_t)32 << 20)
+#define CHUNK ((size_t)1 << 30)
 #define SMALL_CHUNK ((size_t)PDX_WINDOW)
 
 static int prepare(const struct pindax_map *m, uint8_t *src, size_t len,
@@ -125,28 +126,55 @@ static bool is_ours(const struct pindax_map *m, size_t page,
 	       PDX_AT_POOL(v->file_off) == where;
 }
 
-/* Zap what is still ours of pages that we once mapped. */
-static int zap_run(struct pindax_map *m, size_t page, size_t nr)
+/* How much from @page on, at most @nr pages, is ours or is not. */
+static int scan(const struct pindax_map *m, size_t page, size_t nr,
+		size_t *ret_nr, bool *ret_ours)
 {
-	while (nr) {
-		uint8_t *at = m->base + page * PDX_PAGE;
+	size_t at = page, end = page + nr;
+	bool ours = false;
+
+	while (at < end) {
 		struct pdx_vma v;
-		int err = pdx_vma_at(at, nr * PDX_PAGE, &v);
+		int err = pdx_vma_at(m->base + at * PDX_PAGE,
+				     (end - at) * PDX_PAGE, &v);
 
 		if (err)
 			return err;
-		if (is_ours(m, page, &v) && arm(m, at, v.len))
-			err = take_away(at, v.len);
+		if (at > page && is_ours(m, at, &v) != ours)
+			break;
+		ours = is_ours(m, at, &v);
+		at += v.len / PDX_PAGE;
+	}
+	*ret_nr = at - page;
+	*ret_ours = ours;
+	return 0;
+}
+
+/* Zap what is still ours of pages that we once mapped. */
+static int zap_run(struct pindax_map *m, size_t page, size_t nr,
+		   struct pdx_graves *graves)
+{
+	while (nr) {
+		uint8_t *at = m->base + page * PDX_PAGE;
+		size_t n;
+		bool ours;
+		int err = scan(m, page, nr, &n, &ours);
+
+		if (!err && ours && graves)
+			pdx_set_aside(graves, at, n * PDX_PAGE);
+		if (!err && ours && arm(m, at, n * PDX_PAGE))
+			err = take_away(at, n * PDX_PAGE);
 		if (err)
 			return err;
-		pdx_note(m, page, v.len / PDX_PAGE, PDX_AT_ZAPPED);
-		page += v.len / PDX_PAGE;
-		nr -= v.len / PDX_PAGE;
+		pdx_note(m, page, n, PDX_AT_ZAPPED);
+		page += n;
+		nr -= n;
 	}
 	return 0;
 }
 
-int pdx_zap(struct pindax_map *m, size_t page, size_t nr)
+int pdx_zap(struct pindax_map *m, size_t page, size_t nr,
+	    struct pdx_graves *graves)
 {
 	size_t end = page + nr;
 
@@ -157,7 +185,7 @@ int pdx_zap(struct pindax_map *m, size_t page, size_t nr)
 
 		if (stop > end)
 			stop = end;
-		err = zap_run(m, page, stop - page);
+		err = zap_run(m, page, stop - page, graves);
 		if (err)
 			return err;
 		page = stop;

@@ -330,12 +330,10 @@ static void more_faults_than_the_queue_holds(void **state)
 
 /* --- storing threads against recalls --- */
 
-#define STORM_PAGES 64U
-#define STORM_RECALLS 1500U
-
 struct storm {
 	pthread_t thread;
 	struct pindax_map *m;
+	uint64_t pages;
 	unsigned int id;
 	atomic_bool *stop;
 	uint64_t rounds;
@@ -348,7 +346,7 @@ static void *storm_main(void *arg)
 
 	while (!atomic_load(s->stop)) {
 		s->rounds++;
-		for (uint64_t p = 0; p < STORM_PAGES; p++) {
+		for (uint64_t p = 0; p < s->pages; p++) {
 			volatile uint64_t *w =
 				(volatile uint64_t *)(uintptr_t)at(s->m, p) +
 				s->id;
@@ -363,13 +361,8 @@ static void *storm_main(void *arg)
 
 /* Between recall and release the block's owner may change it: move the bytes
  * to another block and poison the old one. */
-static void storm_recall(unsigned int *seed)
+static void storm_recall(uint64_t first, uint64_t nr)
 {
-	uint64_t first = (uint64_t)rand_r(seed) % STORM_PAGES;
-	uint64_t nr = 1 + (uint64_t)rand_r(seed) % 8;
-
-	if (first + nr > STORM_PAGES)
-		nr = STORM_PAGES - first;
 	pthread_mutex_lock(&fake->lock);
 	memset(&fake->sealed[first], 1, nr);
 	recall_locked(first, nr);
@@ -388,33 +381,63 @@ static void storm_recall(unsigned int *seed)
 	pdx_fault_retry_all(file);
 }
 
-static void no_store_is_lost_and_none_hits_a_recalled_block(void **state)
+static void storm_start(struct storm s[2], uint64_t pages, atomic_bool *stop)
 {
-	struct pindax_map *m = map_rw(STORM_PAGES);
-	atomic_bool stop = false;
-	struct storm s[2];
-	unsigned int seed = (unsigned int)time(NULL);
+	struct pindax_map *m = map_rw(pages);
 
-	(void)state;
-	print_message("seed %u\n", seed);
 	for (unsigned int i = 0; i < 2; i++) {
-		s[i] = (struct storm){.m = m, .id = i, .stop = &stop};
+		s[i] = (struct storm){
+			.m = m, .pages = pages, .id = i, .stop = stop};
 		assert_int_equal(
 			pthread_create(&s[i].thread, NULL, storm_main, &s[i]),
 			0);
 	}
-	for (unsigned int i = 0; i < STORM_RECALLS; i++)
-		storm_recall(&seed);
-	atomic_store(&stop, true);
+}
+
+static void storm_end(struct storm s[2])
+{
+	atomic_store(s[0].stop, true);
 	for (unsigned int i = 0; i < 2; i++) {
 		pthread_join(s[i].thread, NULL);
 		assert_int_equal(s[i].wrong, 0);
 		assert_true(s[i].rounds > 0);
 	}
-	for (uint64_t p = 0; p < STORM_PAGES; p++)
+	for (uint64_t p = 0; p < s[0].pages; p++)
 		for (unsigned int i = 0; i < 2; i++)
 			assert_int_equal(((uint64_t *)(void *)pool_at(p))[i],
 					 s[i].rounds);
+}
+
+static void no_store_is_lost_and_none_hits_a_recalled_block(void **state)
+{
+	const uint64_t pages = 64;
+	unsigned int seed = (unsigned int)time(NULL);
+	atomic_bool stop = false;
+	struct storm s[2];
+
+	(void)state;
+	print_message("seed %u\n", seed);
+	storm_start(s, pages, &stop);
+	for (unsigned int i = 0; i < 1500; i++) {
+		uint64_t first = (uint64_t)rand_r(&seed) % pages;
+		uint64_t nr = 1 + (uint64_t)rand_r(&seed) % 8;
+
+		storm_recall(first, nr < pages - first ? nr : pages - first);
+	}
+	storm_end(s);
+}
+
+/* Whole page tables are set aside, then buried while stores go on. */
+static void no_store_is_lost_when_page_tables_are_set_aside(void **state)
+{
+	atomic_bool stop = false;
+	struct storm s[2];
+
+	(void)state;
+	storm_start(s, FILE_PAGES, &stop);
+	for (unsigned int i = 0; i < 60; i++)
+		storm_recall(0, FILE_PAGES);
+	storm_end(s);
 }
 
 int main(void)
@@ -437,6 +460,7 @@ int main(void)
 		T(dead_daemon_gives_sigbus_and_errors),
 		T(more_faults_than_the_queue_holds),
 		T(no_store_is_lost_and_none_hits_a_recalled_block),
+		T(no_store_is_lost_when_page_tables_are_set_aside),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
