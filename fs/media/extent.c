@@ -75,7 +75,9 @@ int enode_load(struct media *m, struct tx *tx, uint64_t ino, uint64_t block,
 	n->nr = get16(node->nr);
 	n->rec = node->rec;
 	if (get32(node->magic) != PDX_NODE_MAGIC || get64(node->owner) != ino ||
-	    get16(node->level) != level || !n->nr || n->nr > PDX_NODE_RECS)
+	    get16(node->level) != level || !n->nr || n->nr > PDX_NODE_RECS ||
+	    get32(node->reserved0) ||
+	    !all_zero(node->reserved1, sizeof(node->reserved1)))
 		return -EBADMSG;
 	return copy || recs_ok(m, n) ? 0 : -EBADMSG;
 }

@@ -19,7 +19,7 @@
 int ifile_load(struct media *m, uint32_t record, uint64_t ino, struct ifile *f)
 {
 	uint64_t off = (get64(m->sb.root_block) << PDX_BLOCK_SHIFT) +
-		       record * PDX_INODE_SIZE;
+		       (uint64_t)record * PDX_INODE_SIZE;
 	struct pdx_inode di;
 	uint64_t nr;
 	int err;
@@ -70,7 +70,7 @@ static int grow(struct media *m, struct tx *tx, struct ifile *f, uint64_t want,
 int ifile_grow(struct media *m, struct ifile *f, uint64_t want,
 	       unsigned int flags, uint64_t *ret_block, uint64_t *ret_nr)
 {
-	uint64_t block, nr;
+	uint64_t block = 0, nr = 0;
 	struct tx *tx;
 	int err = tx_begin(m, &tx);
 

@@ -102,7 +102,7 @@ static void write_internal(const struct target *t, const struct plan *p,
 
 	di.ext[0].pblk = mk64(block);
 	di.ext[0].nr = mk32(nr);
-	write_inode(t, (char *)at(t, p->root) + record * PDX_INODE_SIZE, &di);
+	write_inode(t, (struct pdx_inode *)at(t, p->root) + record, &di);
 }
 
 static void write_root_dir(const struct target *t, const struct plan *p,
@@ -121,7 +121,7 @@ static void write_root_dir(const struct target *t, const struct plan *p,
 		.parent = mk64(PDX_ROOT_INO),
 	};
 
-	write_inode(t, (char *)at(t, p->itable) + PDX_ROOT_INO * PDX_INODE_SIZE,
+	write_inode(t, (struct pdx_inode *)at(t, p->itable) + PDX_ROOT_INO,
 		    &di);
 }
 

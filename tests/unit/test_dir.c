@@ -318,7 +318,7 @@ static void damaged_entries_are_ebadmsg(void **state)
 	*blk = good;
 	di.size = mk64(1ULL << 60);
 	assert_int_equal(dir_open(w->t.m, &di, &d), -EBADMSG);
-	di.size = mk64(2 * PDX_BLOCK_SIZE);
+	di.size = mk64(2ULL * PDX_BLOCK_SIZE);
 	assert_int_equal(dir_open(w->t.m, &di, &d), -EBADMSG);
 }
 

@@ -310,12 +310,18 @@ static void punching_the_middle_works_on_a_full_pool(void **state)
 	assert_int_equal(sum[1], lblk - holes);
 }
 
+static void expect_damage(struct world *w, const struct pdx_inode *di)
+{
+	struct extent e;
+
+	assert_int_equal(extent_lookup(w->t.m, NULL, di, 4, &e), -EBADMSG);
+}
+
 static void damaged_nodes_are_ebadmsg(void **state)
 {
 	struct world *w = *state;
 	struct pdx_node *node, good;
-	struct pdx_inode di, bad;
-	struct extent e;
+	struct pdx_inode di;
 	unsigned int i;
 
 	make_deep(w, 400);
@@ -323,7 +329,7 @@ static void damaged_nodes_are_ebadmsg(void **state)
 	assert_int_equal(get16(di.ext_depth), 1);
 	node = media_ptr(w->t.m, get64(di.ext[0].pblk));
 	good = *node;
-	for (i = 0; i < 10; i++) {
+	for (i = 0; i < 11; i++) {
 		*node = good;
 		switch (i) {
 		case 0:
@@ -353,17 +359,29 @@ static void damaged_nodes_are_ebadmsg(void **state)
 		case 8:
 			node->rec[0].lblk = mk64(1);
 			break;
+		case 9:
+			node->reserved1[7] = 1;
+			break;
 		default:
 			node->rec[3].nr = mk32(0);
 			break;
 		}
-		assert_int_equal(extent_lookup(w->t.m, NULL, &di, 4, &e),
-				 -EBADMSG);
+		expect_damage(w, &di);
 		node->csum = mk32(csum_at4(node, sizeof(*node)));
-		assert_int_equal(extent_lookup(w->t.m, NULL, &di, 4, &e),
-				 -EBADMSG);
+		expect_damage(w, &di);
 	}
-	*node = good;
+}
+
+static void damaged_roots_are_ebadmsg(void **state)
+{
+	struct world *w = *state;
+	struct pdx_inode di, bad;
+	struct extent e;
+	unsigned int i;
+
+	make_deep(w, 400);
+	record(w, &di);
+	assert_int_equal(extent_lookup(w->t.m, NULL, &di, 4, &e), 0);
 	for (i = 0; i < 5; i++) {
 		bad = di;
 		switch (i) {
@@ -383,10 +401,8 @@ static void damaged_nodes_are_ebadmsg(void **state)
 			bad.ext[0].pblk = bad.ext[1].pblk;
 			break;
 		}
-		assert_int_equal(extent_lookup(w->t.m, NULL, &bad, 4, &e),
-				 -EBADMSG);
+		expect_damage(w, &bad);
 	}
-	assert_int_equal(extent_lookup(w->t.m, NULL, &di, 4, &e), 0);
 }
 
 int main(void)
@@ -400,6 +416,7 @@ int main(void)
 		T(a_full_pool_leaves_nothing_half_done),
 		T(punching_the_middle_works_on_a_full_pool),
 		T(damaged_nodes_are_ebadmsg),
+		T(damaged_roots_are_ebadmsg),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

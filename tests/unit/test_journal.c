@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 
 #define POOL_SIZE (20ULL << 20)
-#define WORDS 64U /* words that every transaction of a test changes */
+#define WORDS 64ULL /* words that every transaction of a test changes */
 
 struct world {
 	struct test_pool t;
@@ -88,7 +88,7 @@ static int store_all(struct world *w, uint64_t value)
 	for (i = 0; i < 2; i++) {
 		p = tx_edit(tx, w->block[i] << PDX_BLOCK_SHIFT, PDX_BLOCK_SIZE);
 		assert_non_null(p);
-		for (unsigned int k = 0; k < WORDS; k++)
+		for (uint64_t k = 0; k < WORDS; k++)
 			p[k * 7] = value;
 	}
 	return tx_commit(tx);
@@ -99,7 +99,7 @@ static void holds(struct world *w, uint64_t value)
 	int i;
 
 	for (i = 0; i < 2; i++) {
-		for (unsigned int k = 0; k < WORDS; k++)
+		for (uint64_t k = 0; k < WORDS; k++)
 			assert_int_equal(words(w, i)[k * 7], value);
 	}
 }
@@ -281,8 +281,8 @@ static void records_that_name_what_they_may_not_are_refused(void **state)
 	struct world *w = *state;
 	uint64_t end = (w->t.m->nr_blocks - 1) << PDX_BLOCK_SHIFT;
 	uint64_t off = w->block[0] << PDX_BLOCK_SHIFT;
-	struct {
-		uint32_t type;
+	struct bad_rec {
+		uint64_t type;
 		uint64_t off;
 		uint32_t len;
 	} bad[] = {
@@ -309,7 +309,8 @@ static void records_that_name_what_they_may_not_are_refused(void **state)
 	memcpy(w->image, w->t.pool->base, POOL_SIZE);
 	test_pool_open(&w->t);
 	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-		write_lane(w, 1, 3, bad[i].type, bad[i].off, bad[i].len, 1);
+		write_lane(w, 1, 3, (uint32_t)bad[i].type, bad[i].off,
+			   bad[i].len, 1);
 		media_close(w->t.m, true);
 		memcpy(w->t.pool->base, w->image, POOL_SIZE);
 		assert_int_equal(

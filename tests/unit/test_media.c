@@ -90,7 +90,7 @@ static void write_holes(struct test_pool *t, uint64_t ino, unsigned int nr)
 	struct pdx_inode *di;
 	struct tx *tx;
 
-	for (unsigned int i = 0; i < nr; i++) {
+	for (uint64_t i = 0; i < nr; i++) {
 		assert_int_equal(tx_begin(t->m, &tx), 0);
 		di = tx_edit_inode(tx, ino);
 		assert_int_equal(alloc_blocks(tx, 0, 1, 0, &block, &got), 0);
@@ -334,7 +334,7 @@ static void both_superblocks_bad_is_an_error(void **state)
 	ns = t->ns;
 	ns.len += PDX_BLOCK_SIZE;
 	assert_int_equal(media_open(t->pool, &ns, true, &m, NULL), -EOVERFLOW);
-	ns.len -= 2 * PDX_BLOCK_SIZE;
+	ns.len -= 2ULL * PDX_BLOCK_SIZE;
 	assert_true(media_open(t->pool, &ns, true, &m, NULL) < 0);
 	test_pool_open(t);
 }
