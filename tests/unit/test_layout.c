@@ -54,7 +54,8 @@ struct world {
 	uint64_t next_free;
 	atomic_int refs, notified, touched, commits;
 	int fill_err;
-	uint64_t drop_after_walk; /* a reference on this page goes once */
+	/* a reference on this page goes once */
+	atomic_uint_fast64_t drop_after_walk;
 };
 static struct world *W;
 
@@ -393,9 +394,10 @@ static void truncate_waits_for_pin(void **state)
 }
 
 /*
- * Two busy pages; the first goes idle after it was seen busy and before it is
- * waited for. Waiting for it, and seeing only that "something" is busy still,
- * would be a wait that nobody ends.
+ * Three busy pages. When the first goes idle the break looks for the next; that
+ * one goes idle after it was seen busy and before it is waited for. To wait for
+ * it all the same, because "something" is busy still, is a wait that nobody
+ * ends.
  */
 static void a_page_that_went_idle_too_early_is_not_waited_for(void **state)
 {
@@ -404,11 +406,17 @@ static void a_page_that_went_idle_too_early_is_not_waited_for(void **state)
 	(void)state;
 	world_up(NORMAL);
 	assert_int_equal(pages_try_get(W->map, W->page[4], 1), 0);
+	assert_int_equal(pages_try_get(W->map, W->page[6], 1), 0);
 	assert_int_equal(pages_try_get(W->map, W->page[8], 1), 0);
-	W->drop_after_walk = W->page[4];
 	start(&t, BREAK_PUNCH, 0, 16);
 	assert_false(t.done);
-	assert_int_equal(W->drop_after_walk, 0);
+	W->drop_after_walk = W->page[6];
+	pages_put(W->map, W->page[4], 1);
+	/* the worker has looked, and waits for the third */
+	while (page_count(W->map, W->page[6]) > 1)
+		sched_yield();
+	op_lock(&W->l, true);
+	op_unlock(&W->l, true);
 	pages_put(W->map, W->page[8], 1);
 	wait_for(&t.done);
 	assert_int_equal(t.err, 0);
