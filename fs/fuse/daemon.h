@@ -20,6 +20,12 @@ struct server {
 	struct fuse_session *se;
 	void (*ready)(void *arg); /* the kernel has been answered */
 	void *ready_arg;
+	/* watch.c */
+	pthread_t watch_thread;
+	pthread_mutex_t watch_lock;
+	pthread_cond_t watch_cond;
+	bool watch_stop; /* guarded by watch_lock */
+	bool watch_running;
 };
 
 /*
@@ -101,6 +107,11 @@ void ops_file_init(struct fuse_lowlevel_ops *ops);
 void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned int cmd, void *arg,
 	      struct fuse_file_info *fi, unsigned int flags, const void *in,
 	      size_t in_size, size_t out_size);
+
+/* --- watch.c --- */
+/* Long waits go to the log. The session's signals must be blocked or set up. */
+int watch_start(struct server *s);
+void watch_stop(struct server *s);
 
 /* --- initpatch.c --- */
 /* After the session is mounted: flags that libfuse 3.14 does not know. */

@@ -128,7 +128,10 @@ static int run(struct server *s, const struct serve_options *opt)
 	if (!err) {
 		err = initpatch_install(s->se);
 		if (!err)
+			err = watch_start(s);
+		if (!err)
 			err = loop(s->se);
+		watch_stop(s);
 		fs_shutdown(s->fs);
 		fuse_session_unmount(s->se);
 		handle_destroy_all(s->fs);
