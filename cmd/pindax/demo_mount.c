@@ -164,7 +164,7 @@ static pid_t start(const char *log_path, const char *name,
 	pid_t pid, parent = getpid();
 
 	find_program(name, path, sizeof(path));
-	for (unsigned int i = 0; args[i] && i < 10; i++)
+	for (unsigned int i = 0; i < 10 && args[i]; i++)
 		argv[i + 1] = args[i];
 	fflush(NULL);
 	pid = fork();

@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
+/* NOLINTNEXTLINE(bugprone-suspicious-include): see above */
 #include "cmd/pindax/zones.c"
 
 #define FILE_BYTES 1000
