@@ -107,7 +107,10 @@ static int take_events(struct pindax_file *f)
 		for (uint32_t i = 0; i < b.nr && i < PINDAX_EVENTS_MAX; i++) {
 			const struct pindax_event *ev = &b.ev[i];
 
-			if (ev->kind == PINDAX_EVENT_RECALL)
+			/* A kernel's touch of what is zapped may fail where it
+			 * raises no fault: no more than must be. */
+			if (ev->kind == PINDAX_EVENT_RECALL ||
+			    (ev->kind == PINDAX_EVENT_HINT && !pdx.user_only))
 				err = recall(f, ev);
 			else if (ev->kind == PINDAX_EVENT_RETRY)
 				pdx_fault_retry(f, ev->ticket);

@@ -18,12 +18,14 @@
  */
 #include <errno.h>
 #include <stdlib.h>
-#include <time.h>
+#include <sys/resource.h>
+#include <unistd.h>
 #include "fs/inode.h"
 #include "fs/media/alloc.h"
 
 #define INLINE_PAGES 8U	  /* up to so many are fenced by who frees them */
 #define CHUNK_PAGES 4096U /* released at a time: writers may be waiting */
+#define FENCER_NICE 10
 
 struct frange {
 	struct waiter w;
@@ -200,6 +202,9 @@ static void *fencer_main(void *arg)
 	struct fencer *f = arg;
 	struct frange *r;
 
+	/* Whoever waits for the operation that freed the blocks goes first;
+	 * a thread's own niceness, and no harm if it is refused. */
+	(void)setpriority(PRIO_PROCESS, (id_t)gettid(), FENCER_NICE);
 	pthread_mutex_lock(&f->lock);
 	for (;;) {
 		while (!f->head && !f->stop)

@@ -132,15 +132,20 @@ struct pindax_ioc_range {
  * description reports POLLPRI while anything is queued.
  * RECALL: zap [off, off + len) and everything granted there with an epoch
  * below @epoch, then ACK @epoch. len 0 is "to the end". RETRY: see FAULT.
+ * HINT: an operation waits for pins there and will recall the range when they
+ * are gone. A client may zap and ACK now, as for a RECALL, so that the
+ * operation need not wait for that, too; or do nothing. Faults are granted as
+ * ever meanwhile.
  */
 #define PINDAX_EVENT_RECALL 1U
 #define PINDAX_EVENT_RETRY 2U
+#define PINDAX_EVENT_HINT 3U
 struct pindax_event {
 	uint32_t kind;
 	uint32_t reserved;
 	uint64_t off;
 	uint64_t len;
-	uint64_t epoch;	 /* RECALL */
+	uint64_t epoch;	 /* RECALL, HINT */
 	uint64_t ticket; /* RETRY */
 };
 #define PINDAX_EVENTS_MAX 64

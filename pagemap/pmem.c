@@ -309,12 +309,21 @@ void pmem_persist(struct pmem_pool *pool, const void *ptr, size_t len)
 	pmem_drain(pool);
 }
 
+/*
+ * Memory that is lost at reboot gains nothing from leaving the caches: there
+ * the copy stays in them, which is quicker for both sides.
+ */
+static unsigned int copy_flags(const struct pmem_pool *pool)
+{
+	return pool->ram_backed ? PMEM2_F_MEM_NOFLUSH : PMEM2_F_MEM_NODRAIN;
+}
+
 void pmem_memcpy(struct pmem_pool *pool, void *dst, const void *src, size_t len)
 {
-	pool->priv->memcpy(dst, src, len, PMEM2_F_MEM_NODRAIN);
+	pool->priv->memcpy(dst, src, len, copy_flags(pool));
 }
 
 void pmem_memset(struct pmem_pool *pool, void *dst, int c, size_t len)
 {
-	pool->priv->memset(dst, c, len, PMEM2_F_MEM_NODRAIN);
+	pool->priv->memset(dst, c, len, copy_flags(pool));
 }

@@ -20,6 +20,7 @@
 #include <linux/falloc.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -161,10 +162,31 @@ int pmem_refill(struct pmem_pool *pool, uint64_t off, uint64_t len)
 	return rc < 0 ? -errno : 0;
 }
 
+/*
+ * Is a page of the range in the pool's page cache? 1, 0 or -errno. mincore(2)
+ * looks at these pages only; lseek(SEEK_DATA), which would tell as well, passes
+ * over pages that were refilled and not touched since, to the end of the pool
+ * if need be: a fence of 64 KiB took up to 200 ms in a pool of 2 GiB.
+ */
+static int any_present(struct pmem_pool *pool, uint64_t off, uint64_t len)
+{
+	unsigned char vec[PMEM_HUGE_PAGES];
+	uint64_t n, i;
+
+	for (; len; off += n, len -= n) {
+		n = len < PMEM_HUGE_SIZE ? len : PMEM_HUGE_SIZE;
+		if (mincore(pool->base + off, n, vec))
+			return -errno;
+		for (i = 0; i < n / PMEM_PAGE_SIZE; i++)
+			if (vec[i] & 1)
+				return 1;
+	}
+	return 0;
+}
+
 int pmem_fence(struct pmem_pool *pool, uint64_t off, uint64_t len)
 {
-	off_t data;
-	int rc;
+	int present, rc;
 
 	if (!range_ok(pool, off, len))
 		return -EINVAL;
@@ -175,11 +197,11 @@ int pmem_fence(struct pmem_pool *pool, uint64_t off, uint64_t len)
 	} while (rc < 0 && errno == EINTR);
 	if (rc < 0)
 		return -errno;
-	data = lseek(pool->fd, (off_t)off, SEEK_DATA);
-	if (data < 0 && errno != ENXIO) /* ENXIO: a hole up to the end */
-		return -errno;
+	present = any_present(pool, off, len);
 	rc = pmem_refill(pool, off, len);
 	if (rc)
 		return rc;
-	return data >= 0 && (uint64_t)data < off + len ? -EBUSY : 0;
+	if (present < 0)
+		return present;
+	return present ? -EBUSY : 0;
 }

@@ -103,6 +103,8 @@ static void unlink_locked(struct layout *l, struct break_req *b)
 {
 	struct break_req **bp = &l->breaks;
 
+	if (b->hinted)
+		event_drop_hints_locked(l, b->id);
 	while (*bp != b)
 		bp = &(*bp)->next;
 	*bp = b->next;
@@ -184,8 +186,11 @@ static int step_queued(struct break_req *b)
 	return 0;
 }
 
-/* One recall a mapper, however many grants overlap. */
-static int recall_all(struct break_req *b)
+/*
+ * One recall (or hint) a mapper, however many grants overlap. *ret_nr: how
+ * many were asked.
+ */
+static int recall_all(struct break_req *b, bool hint, unsigned int *ret_nr)
 {
 	struct layout *l = b->layout;
 	uint64_t last = range_last(b->first, b->nr);
@@ -200,13 +205,30 @@ static int recall_all(struct break_req *b)
 		if (g->m->recalled_in == round ||
 		    (b->op == BREAK_FILL && g->kind == PINDAX_GRANT_BLOCKS))
 			continue;
-		err = event_recall_locked(g->m, b->first, last, b->id);
+		err = event_recall_locked(g->m, b->first, last, b->id, hint);
 		if (err)
 			return err;
 		g->m->recalled_in = round;
-		b->acks_missing++;
+		++*ret_nr;
 	}
 	return 0;
+}
+
+/*
+ * It is going to wait for pins: who maps the range is told now, and may zap
+ * meanwhile what it does not touch. Then the recall that follows the last unpin
+ * has nobody to wait for. Only a hint: a holder that touches its pages faults
+ * them in again as ever.
+ */
+static void hint_all(struct break_req *b)
+{
+	unsigned int nr = 0;
+
+	if (b->hinted)
+		return;
+	b->hinted = true;
+	/* without memory for it: it would only have saved time */
+	(void)recall_all(b, true, &nr);
 }
 
 static int step_drain(struct break_req *b)
@@ -230,8 +252,10 @@ static int step_drain(struct break_req *b)
 		 * this run went idle before it was armed and another is busy,
 		 * nobody would wake us for the other.
 		 */
-		if (pages_first_busy(w.map, w.page, w.nr, &w.page, &w.nr))
+		if (pages_first_busy(w.map, w.page, w.nr, &w.page, &w.nr)) {
+			hint_all(b);
 			return 0;
+		}
 		unpark(b);
 		return 1;
 	}
@@ -241,7 +265,7 @@ static int step_drain(struct break_req *b)
 		b->op == BREAK_ORPHAN
 			? 0
 			: layout_now_ns() + ls->cfg.recall_timeout_ms * 1000000;
-	err = recall_all(b);
+	err = recall_all(b, false, &b->acks_missing);
 	return err ? err : 1;
 }
 
@@ -339,6 +363,7 @@ static int reserve_locked(struct break_req *b)
 		return -ENOMEM;
 	*r = *b;
 	r->id = layouts_new_id(l->ls);
+	r->hinted = false;
 	r->phase = PHASE_RESERVED;
 	r->wait = NULL;
 	r->seal_deadline_ns = layout_now_ns() + PINDAX_RESERVE_MS * 1000000ULL;
@@ -538,7 +563,7 @@ void layout_break(struct break_req *b)
 	b->phase = PHASE_QUEUED;
 	b->acks_missing = 0;
 	b->wait = NULL;
-	b->waited = false;
+	b->waited = b->hinted = false;
 	b->cancel_err = 0;
 	b->next = NULL;
 	atomic_fetch_add(&ls->c.breaks, 1);

@@ -26,7 +26,7 @@ static void mark(struct mapper *m)
 }
 
 int event_recall_locked(struct mapper *m, uint64_t first, uint64_t last,
-			uint64_t break_id)
+			uint64_t break_id, bool hint)
 {
 	struct recall *r = calloc(1, sizeof(*r)), **tail;
 
@@ -36,12 +36,32 @@ int event_recall_locked(struct mapper *m, uint64_t first, uint64_t last,
 	r->first = first;
 	r->last = last;
 	r->break_id = break_id;
+	r->hint = hint;
 	for (tail = &m->recalls; *tail; tail = &(*tail)->next)
 		;
 	*tail = r;
-	atomic_fetch_add(&m->l->ls->c.recalls, 1);
+	if (!hint)
+		atomic_fetch_add(&m->l->ls->c.recalls, 1);
 	mark(m);
 	return 0;
+}
+
+void event_drop_hints_locked(struct layout *l, uint64_t break_id)
+{
+	struct mapper *m;
+
+	for (m = l->mappers; m; m = m->next) {
+		struct recall **rp = &m->recalls, *r;
+
+		while ((r = *rp) != NULL) {
+			if (!r->hint || r->break_id != break_id) {
+				rp = &r->next;
+				continue;
+			}
+			*rp = r->next;
+			free(r);
+		}
+	}
 }
 
 void event_retry_locked(struct queued_fault *q)
@@ -119,7 +139,7 @@ static void take_events_locked(struct mapper *m, struct pindax_ioc_events *e)
 			e->more = 1;
 			return;
 		}
-		ev->kind = PINDAX_EVENT_RECALL;
+		ev->kind = r->hint ? PINDAX_EVENT_HINT : PINDAX_EVENT_RECALL;
 		ev->epoch = r->epoch;
 		fill_range(ev, r->first, r->last);
 		r->sent = true;
@@ -171,14 +191,16 @@ int mapper_ack(struct mapper *m, uint64_t epoch)
 		}
 	if (r) {
 		wrote = grant_clear_locked(m, r->first, r->last, epoch);
-		break_acked_locked(l, r->break_id);
+		if (!r->hint)
+			break_acked_locked(l, r->break_id);
 	}
 	pthread_mutex_unlock(&l->lock);
 	if (!r)
 		return 0; /* late: the break is over, or the epoch is made up */
-	free(r);
 	if (wrote)
 		l->ls->ops->touch(l);
-	layout_run(l);
+	if (!r->hint)
+		layout_run(l);
+	free(r);
 	return 0;
 }

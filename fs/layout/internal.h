@@ -66,6 +66,7 @@ struct recall {
 	uint64_t epoch;
 	uint64_t first, last;
 	uint64_t break_id;
+	bool hint; /* nobody waits for the answer */
 	bool sent;
 };
 
@@ -199,7 +200,9 @@ void pin_drop_list(struct layouts *ls, struct pin_rec *list);
 
 /* event.c; layout->lock held. After it is dropped: event_notify(). */
 int event_recall_locked(struct mapper *m, uint64_t first, uint64_t last,
-			uint64_t break_id);
+			uint64_t break_id, bool hint);
+/* The hints that a break gave end with it. */
+void event_drop_hints_locked(struct layout *l, uint64_t break_id);
 /* Ends the queued fault @q (frees it): its mapper is told to ask again. */
 void event_retry_locked(struct queued_fault *q);
 void event_free_all_locked(struct mapper *m);

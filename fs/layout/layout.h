@@ -208,6 +208,7 @@ struct break_req {
 	unsigned int acks_missing;
 	uint64_t since_ns, deadline_ns, seal_deadline_ns;
 	bool waited; /* it was parked at least once */
+	bool hinted; /* mappers were told that it drains */
 	int cancel_err;
 };
 void layout_break(struct break_req *r);

@@ -260,7 +260,8 @@ void mapper_drop(struct mapper *m)
 		queued_faults_forget_locked(l, m);
 		/* the process cannot touch what it was to zap: that answers */
 		for (r = m->recalls; r; r = r->next)
-			break_acked_locked(l, r->break_id);
+			if (!r->hint)
+				break_acked_locked(l, r->break_id);
 		event_free_all_locked(m);
 		pins = pin_detach_all_locked(m);
 	}

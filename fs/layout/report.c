@@ -124,7 +124,7 @@ static void for_recalls(struct pindax_report_row *row, struct layout *l,
 
 	for (m = l->mappers; m; m = m->next)
 		for (r = m->recalls; r; r = r->next)
-			if (r->break_id == b->id)
+			if (r->break_id == b->id && !r->hint)
 				add_for(row, m->who.tgid);
 }
 

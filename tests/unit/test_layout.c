@@ -482,6 +482,50 @@ static void leases_are_recalled_and_faults_queue(void **state)
 	world_down();
 }
 
+static void a_hint_saves_the_recall_and_binds_nobody(void **state)
+{
+	static struct pindax_ioc_events e;
+	struct test_break t;
+	struct mapper *m;
+	uint64_t pin, hint;
+
+	(void)state;
+	world_up(NORMAL);
+	m = new_mapper(1);
+	assert_int_equal(fault(m, 0, 16, PINDAX_FAULT_WRITE), 0);
+	pin = must_pin(m, 4, 4);
+	start(&t, BREAK_PUNCH, 4, 4);
+	assert_int_equal(mapper_events(m, &e), 0);
+	assert_int_equal(e.nr, 1);
+	assert_int_equal(e.ev[0].kind, PINDAX_EVENT_HINT);
+	/* faults are granted while it drains, before and after the answer */
+	assert_int_equal(fault(m, 5, 1, 0), 0);
+	assert_int_equal(F.status, PINDAX_FAULT_GRANTED);
+	assert_int_equal(mapper_ack(m, e.ev[0].epoch), 0);
+	assert_false(t.done);
+	assert_int_equal(fault(m, 4, 1, 0), 0);
+	assert_int_equal(F.status, PINDAX_FAULT_GRANTED);
+	assert_int_equal(mapper_unmap(m, 4 * 4096, 2 * 4096), 0);
+	/* nothing of the range is mapped: nobody to wait for */
+	assert_int_equal(mapper_unpin(m, pin), 0);
+	assert_true(t.done);
+	assert_int_equal(t.err, 0);
+
+	/* not answered: recalled as ever, and a late answer is ignored */
+	assert_int_equal(fault(m, 16, 4, 0), 0);
+	pin = must_pin(m, 16, 1);
+	start(&t, BREAK_PUNCH, 16, 4);
+	assert_int_equal(mapper_events(m, &e), 0);
+	hint = e.ev[0].epoch;
+	assert_int_equal(mapper_unpin(m, pin), 0);
+	assert_false(t.done);
+	assert_int_equal(mapper_ack(m, take_recall(m)), 0);
+	assert_true(t.done);
+	assert_int_equal(mapper_ack(m, hint), 0);
+	mapper_put(m);
+	world_down();
+}
+
 static void acks_of_no_recall_are_ignored(void **state)
 {
 	struct test_break t;
@@ -1120,6 +1164,7 @@ int main(void)
 			a_page_that_went_idle_too_early_is_not_waited_for),
 		cmocka_unit_test(pins_outside_the_range_do_not_delay),
 		cmocka_unit_test(leases_are_recalled_and_faults_queue),
+		cmocka_unit_test(a_hint_saves_the_recall_and_binds_nobody),
 		cmocka_unit_test(acks_of_no_recall_are_ignored),
 		cmocka_unit_test(new_pins_queue_behind_a_break),
 		cmocka_unit_test(a_cancelled_break_changes_nothing),
