@@ -55,7 +55,7 @@ void say_no_io_uring(int err);
  */
 int parse_size(const char *s, uint64_t *ret_bytes);
 
-/* A size for people: "4 KiB", "1.5 MiB"; exact where it is a multiple. */
+/* A size for people, exact: "4 KiB", "2040 KiB", "3 MiB", "17 B". */
 const char *size_text(uint64_t bytes, char *buf, size_t buf_len);
 
 /* Control characters and bytes that are no UTF-8 become '?', in place. */

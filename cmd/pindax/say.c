@@ -172,17 +172,10 @@ const char *size_text(uint64_t bytes, char *buf, size_t buf_len)
 {
 	static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};
 	unsigned int i = 0;
-	uint64_t div = 1;
 
-	while (i < 4 && bytes / div >= 1024) {
-		div *= 1024;
-		i++;
-	}
-	if (bytes % div)
-		snprintf(buf, buf_len, "%.1f %s", (double)bytes / (double)div,
-			 unit[i]);
-	else
-		snprintf(buf, buf_len, "%" PRIu64 " %s", bytes / div, unit[i]);
+	for (; i < 4 && bytes && bytes % 1024 == 0; i++)
+		bytes /= 1024;
+	snprintf(buf, buf_len, "%" PRIu64 " %s", bytes, unit[i]);
 	return buf;
 }
 
