@@ -292,10 +292,25 @@ static int write_check(struct inode *ip, size_t *len, uint64_t off)
 	return 0;
 }
 
-ssize_t fs_write(struct inode *ip, const void *buf, size_t len, uint64_t off)
+/* The exclusive part of a write. -EAGAIN as fs_write(). */
+static int write_slow(struct inode *ip, const char *buf, size_t len,
+		      uint64_t off, size_t *ret_done)
 {
 	uint64_t first, nr;
-	size_t done = 0;
+	int err;
+
+	inode_wrlock(ip);
+	if (write_needs_fill(ip, off, len, &first, &nr))
+		err = -EAGAIN;
+	else
+		err = inode_write_locked(ip, buf, len, off, ret_done);
+	inode_unlock(ip);
+	return err;
+}
+
+ssize_t fs_write(struct inode *ip, const void *buf, size_t len, uint64_t off)
+{
+	size_t n, done = 0;
 	int err = write_check(ip, &len, off);
 
 	if (err || !len)
@@ -308,14 +323,14 @@ ssize_t fs_write(struct inode *ip, const void *buf, size_t len, uint64_t off)
 	if (err != -EAGAIN)
 		return err;
 	do {
-		inode_wrlock(ip);
-		if (write_needs_fill(ip, off, len, &first, &nr))
-			err = -EAGAIN;
-		else
-			err = inode_write_locked(ip, buf, len, off, &done);
-		inode_unlock(ip);
-	} while (err == -ENOSPC && fs_space_wait(ip->fs));
-	return err ? err : (ssize_t)done;
+		n = 0;
+		err = write_slow(ip, (const char *)buf + done, len - done,
+				 off + done, &n);
+		done += n;
+		/* Short or not at all: space may be on its way. */
+	} while (done < len && (!err || err == -ENOSPC) &&
+		 fs_space_wait(ip->fs));
+	return done ? (ssize_t)done : err;
 }
 
 static int write_commit(struct fs_op *op)
