@@ -66,7 +66,8 @@ static int open_pool(const char *path, struct pmem_pool **ret_pool)
 		complain("%s: %s", path, strerror(-err));
 	if (err)
 		return EX_CANNOT;
-	err = pmem_claim(*ret_pool, 0, (*ret_pool)->size_bytes);
+	err = pmem_claim_wait(*ret_pool, 0, (*ret_pool)->size_bytes,
+			      PMEM_CLAIM_WAIT_MS);
 	if (!err)
 		return 0;
 	if (err == -EBUSY)

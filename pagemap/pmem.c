@@ -226,7 +226,7 @@ static int resize_unclaimed(struct pmem_pool *pool, uint64_t size_bytes)
 		return -EINVAL;
 	if (!size_bytes && st.st_size < (off_t)PMEM_PAGE_SIZE)
 		return -EINVAL;
-	rc = pmem_claim(pool, WHOLE_FILE, WHOLE_FILE);
+	rc = pmem_claim_wait(pool, WHOLE_FILE, WHOLE_FILE, PMEM_CLAIM_WAIT_MS);
 	if (rc || !size_bytes)
 		return rc;
 	return ftruncate(pool->fd, (off_t)size_bytes) < 0 ? -errno : 0;

@@ -100,6 +100,13 @@ int pmem_refill(struct pmem_pool *pool, uint64_t off, uint64_t len);
  * pmem_claim: 0; -EBUSY somebody else has any byte of it.
  */
 int pmem_claim(struct pmem_pool *pool, uint64_t off, uint64_t len);
+/*
+ * The same, but looks again for a while: umount(8) returns before its daemon
+ * has exited and let go.
+ */
+#define PMEM_CLAIM_WAIT_MS 3000U /* for a daemon that was unmounted */
+int pmem_claim_wait(struct pmem_pool *pool, uint64_t off, uint64_t len,
+		    unsigned int timeout_ms);
 void pmem_unclaim(struct pmem_pool *pool, uint64_t off, uint64_t len);
 
 /*

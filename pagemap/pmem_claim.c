@@ -21,9 +21,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 #include <unistd.h>
 
 #define CLIENT_BYTES (1ULL << 62)
+#define CLAIM_POLL_MS 20U
 
 /* As lock commands have it, @len 0 is "to the end of all offsets". */
 static int claim_lock(struct pmem_pool *pool, short type, uint64_t off,
@@ -44,6 +46,21 @@ int pmem_claim(struct pmem_pool *pool, uint64_t off, uint64_t len)
 {
 	/* A read-only description can hold a read lock only. */
 	return claim_lock(pool, pool->readonly ? F_RDLCK : F_WRLCK, off, len);
+}
+
+int pmem_claim_wait(struct pmem_pool *pool, uint64_t off, uint64_t len,
+		    unsigned int timeout_ms)
+{
+	const struct timespec pause = {.tv_nsec = CLAIM_POLL_MS * 1000000L};
+	unsigned int waited;
+	int err;
+
+	for (waited = 0;; waited += CLAIM_POLL_MS) {
+		err = pmem_claim(pool, off, len);
+		if (err != -EBUSY || waited >= timeout_ms)
+			return err;
+		(void)nanosleep(&pause, NULL); /* a signal only hurries it */
+	}
 }
 
 void pmem_unclaim(struct pmem_pool *pool, uint64_t off, uint64_t len)
