@@ -17,7 +17,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static void vsay(struct check *c, bool error, const char *fmt, va_list ap)
+__attribute__((format(printf, 3, 0))) static void
+vsay(struct check *c, bool error, const char *fmt, va_list ap)
 {
 	char line[256];
 

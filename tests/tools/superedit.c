@@ -64,7 +64,7 @@ static int edit_copies(char *base, size_t size, char **argv, uint64_t value)
 	int i;
 
 	for (off = 0; off + PDX_BLOCK_SIZE <= size; off += PDX_BLOCK_SIZE) {
-		struct pdx_super *sb = (struct pdx_super *)(base + off);
+		struct pdx_super *sb = (void *)(base + off);
 
 		if (get64(sb->magic) == PDX_SUPER_MAGIC)
 			copy[copy[0] != NULL] = sb;
