@@ -466,6 +466,7 @@ void fs_stat(struct fs *fs, struct pindax_ioc_stat *ret_st)
 	st->blocks_free = as.free;
 	st->blocks_pending = as.pending;
 	st->free_huge_runs = as.free_huge_runs;
+	st->fenced_pages = as.fenced;
 	st->inodes_used = itable_nr_used(fs->m);
 	st->orphans = icache_orphans(fs);
 	st->uptime_ns = monotonic_ns() - fs->start_ns;

@@ -438,6 +438,7 @@ void alloc_stat(struct media *m, struct alloc_stat *ret_st)
 	ret_st->reserved = a->nr_free < a->reserve ? a->nr_free : a->reserve;
 	ret_st->pending = a->nr_pending;
 	ret_st->free_huge_runs = a->nr_full;
+	ret_st->fenced = a->nr_fenced;
 	pthread_mutex_unlock(&a->lock);
 }
 

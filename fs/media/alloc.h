@@ -72,6 +72,7 @@ struct alloc_stat {
 	uint64_t reserved; /* of free: for deleting */
 	uint64_t pending;  /* freed: on the way through the sink, quarantined */
 	uint64_t free_huge_runs;
+	uint64_t fenced; /* blocks, since the mount */
 };
 void alloc_stat(struct media *m, struct alloc_stat *ret_st);
 /* For fsck and tests: is the block allocated on media? */

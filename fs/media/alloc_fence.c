@@ -33,6 +33,7 @@ static void set_fenced(struct media *m, uint64_t block, uint64_t nr)
 {
 	pthread_mutex_lock(&m->alloc->lock);
 	bits_clear(m->alloc->unfenced, block, nr);
+	m->alloc->nr_fenced += nr;
 	pthread_mutex_unlock(&m->alloc->lock);
 }
 

@@ -145,6 +145,7 @@ struct alloc {
 	uint64_t nr_full;
 	uint64_t nr_quar;
 	uint64_t nr_unfenced_free; /* unfenced and not in map */
+	uint64_t nr_fenced;	   /* since the mount */
 	uint64_t reserve;
 	bool retrying;
 	bool fence_ok;

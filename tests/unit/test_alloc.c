@@ -218,6 +218,7 @@ static bool is_stamped(struct test_pool *t, uint64_t block)
 static void mapped_blocks_are_fenced_when_freed(void **state)
 {
 	struct test_pool *t = *state;
+	struct alloc_stat st;
 	uint64_t block, nr;
 
 	alloc_set_fence(t->m, true, false);
@@ -227,6 +228,8 @@ static void mapped_blocks_are_fenced_when_freed(void **state)
 	assert_int_equal(give(t, block, 8), 0);
 	assert_false(is_stamped(t, block + 3));
 	assert_true(is_stamped(t, block + 4)); /* was never mapped */
+	alloc_stat(t->m, &st);
+	assert_int_equal(st.fenced, 4);
 }
 
 static void
