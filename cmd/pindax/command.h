@@ -37,6 +37,11 @@ int command_help(const struct command *c);
 int command_misuse(const struct command *c, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 
+/* The command line of "NAME PATH [--json]": calls @fn with the path. @what
+ * names it in a hint. Returns the exit code. */
+int command_show(const struct command *self, int argc, char **argv,
+		 const char *what, int (*fn)(const char *path, bool json));
+
 /* "pindax: ..." on stderr, with a new line. */
 void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /*

@@ -9,6 +9,7 @@
  *
  * Read: README.md for the commands by example.
  */
+#include <getopt.h>
 #include <stdarg.h>
 #include <string.h>
 #include "cmd/pindax/command.h"
@@ -46,6 +47,29 @@ int command_misuse(const struct command *c, const char *fmt, ...)
 	va_end(ap);
 	fprintf(stderr, "\nUsage: pindax %s %s\n", c->name, c->args);
 	return EXIT_USAGE;
+}
+
+int command_show(const struct command *self, int argc, char **argv,
+		 const char *what, int (*fn)(const char *path, bool json))
+{
+	static const struct option opts[] = {
+		{"json", no_argument, NULL, 'j'},
+		{"help", no_argument, NULL, 'h'},
+		{0},
+	};
+	bool json = false;
+	int c;
+
+	while ((c = getopt_long(argc, argv, "jh", opts, NULL)) >= 0) {
+		if (c == 'h')
+			return command_help(self);
+		if (c != 'j')
+			return EXIT_USAGE;
+		json = true;
+	}
+	if (argc - optind != 1)
+		return command_misuse(self, "one %s, please", what);
+	return fn(argv[optind], json);
 }
 
 static int run(const struct command *c, int argc, char **argv)

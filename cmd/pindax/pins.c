@@ -10,7 +10,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <json-c/json.h>
 #include <stdlib.h>
@@ -244,24 +243,7 @@ out_close:
 
 static int run(const struct command *self, int argc, char **argv)
 {
-	static const struct option opts[] = {
-		{"json", no_argument, NULL, 'j'},
-		{"help", no_argument, NULL, 'h'},
-		{0},
-	};
-	bool json = false;
-	int c;
-
-	while ((c = getopt_long(argc, argv, "jh", opts, NULL)) >= 0) {
-		if (c == 'h')
-			return command_help(self);
-		if (c != 'j')
-			return EXIT_USAGE;
-		json = true;
-	}
-	if (argc - optind != 1)
-		return command_misuse(self, "one DIR or FILE, please");
-	return pins_of(argv[optind], json);
+	return command_show(self, argc, argv, "DIR or FILE", pins_of);
 }
 
 const struct command cmd_pins = {

@@ -8,7 +8,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <json-c/json.h>
 #include <stddef.h>
@@ -146,24 +145,7 @@ static int stat_of(const char *dir, bool json)
 
 static int run(const struct command *self, int argc, char **argv)
 {
-	static const struct option opts[] = {
-		{"json", no_argument, NULL, 'j'},
-		{"help", no_argument, NULL, 'h'},
-		{0},
-	};
-	bool json = false;
-	int c;
-
-	while ((c = getopt_long(argc, argv, "jh", opts, NULL)) >= 0) {
-		if (c == 'h')
-			return command_help(self);
-		if (c != 'j')
-			return EXIT_USAGE;
-		json = true;
-	}
-	if (argc - optind != 1)
-		return command_misuse(self, "one DIR, please");
-	return stat_of(argv[optind], json);
+	return command_show(self, argc, argv, "DIR", stat_of);
 }
 
 const struct command cmd_stat = {
