@@ -54,7 +54,6 @@ static void enqueue_locked(struct fencer *f, struct frange *r)
 	*f->tail = r;
 	f->tail = &r->next;
 	f->seq_in++;
-	pthread_cond_signal(&f->work);
 }
 
 static void take_off_locked(struct frange *r)
@@ -68,6 +67,7 @@ static void unpark_locked(struct frange *r)
 {
 	take_off_locked(r);
 	enqueue_locked(r->f, r);
+	pthread_cond_signal(&r->f->work);
 }
 
 static void range_woken(struct waiter *w, int why)
@@ -257,6 +257,20 @@ static void sink(void *arg, uint64_t block, uint64_t nr)
 	pthread_mutex_unlock(&f->lock);
 }
 
+/*
+ * Not by who queues: that is an operation somebody waits for, and waking a
+ * thread costs as much as the rest of a small truncate.
+ */
+void fencer_kick(struct fencer *f)
+{
+	if (!f)
+		return;
+	pthread_mutex_lock(&f->lock);
+	if (f->head)
+		pthread_cond_signal(&f->work);
+	pthread_mutex_unlock(&f->lock);
+}
+
 bool fencer_wait(struct fencer *f)
 {
 	uint64_t until;
@@ -265,6 +279,7 @@ bool fencer_wait(struct fencer *f)
 	pthread_mutex_lock(&f->lock);
 	until = f->seq_in;
 	any = f->seq_done < until;
+	pthread_cond_signal(&f->work);
 	while (f->seq_done < until)
 		pthread_cond_wait(&f->progress, &f->lock);
 	pthread_mutex_unlock(&f->lock);

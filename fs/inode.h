@@ -221,6 +221,9 @@ bool fs_space_wait(struct fs *fs);
 /* --- fencer.c --- */
 int fencer_create(struct fs *fs, struct fencer **ret_f);
 void fencer_destroy(struct fencer *f); /* after what is queued is done */
+/* Begin with what is queued. Whoever frees blocks calls it once nobody waits
+ * for the operation any more. */
+void fencer_kick(struct fencer *f);
 /* Wait until all that is queued now was tried. true: something was queued.
  * The caller may hold inode locks, but no transaction. */
 bool fencer_wait(struct fencer *f);

@@ -67,6 +67,7 @@ static void reap_done(struct inode *ip, int err)
 	/* What failed stays on the orphan file for the next mount. */
 	if (!err)
 		inode_reaped(ip);
+	fencer_kick(fs->fencer);
 	fs_inode_put(ip);
 	pthread_mutex_lock(&fs->reap_lock);
 	fs->reap_seq++;

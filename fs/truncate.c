@@ -44,6 +44,7 @@ void op_finish(struct fs_op *op, int err)
 
 	/* done() gives the operation's memory away. */
 	op->done(op, err);
+	fencer_kick(ip->fs->fencer);
 	fs_inode_put(ip);
 }
 

@@ -310,20 +310,24 @@ void pmem_persist(struct pmem_pool *pool, const void *ptr, size_t len)
 }
 
 /*
- * Memory that is lost at reboot gains nothing from leaving the caches: there
- * the copy stays in them, which is quicker for both sides.
+ * Memory that is lost at reboot gains nothing from leaving the caches: there a
+ * small copy stays in them, which is quicker for both sides. A large one goes
+ * past them, as it would only push out what is used.
  */
-static unsigned int copy_flags(const struct pmem_pool *pool)
+#define CACHED_MAX (128U << 10)
+
+static unsigned int copy_flags(const struct pmem_pool *pool, size_t len)
 {
-	return pool->ram_backed ? PMEM2_F_MEM_NOFLUSH : PMEM2_F_MEM_NODRAIN;
+	return pool->ram_backed && len <= CACHED_MAX ? PMEM2_F_MEM_NOFLUSH
+						     : PMEM2_F_MEM_NODRAIN;
 }
 
 void pmem_memcpy(struct pmem_pool *pool, void *dst, const void *src, size_t len)
 {
-	pool->priv->memcpy(dst, src, len, copy_flags(pool));
+	pool->priv->memcpy(dst, src, len, copy_flags(pool, len));
 }
 
 void pmem_memset(struct pmem_pool *pool, void *dst, int c, size_t len)
 {
-	pool->priv->memset(dst, c, len, copy_flags(pool));
+	pool->priv->memset(dst, c, len, copy_flags(pool, len));
 }
