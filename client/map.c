@@ -52,14 +52,15 @@ static bool begins(const struct pindax_map *m, size_t page)
 	return here != before + PDX_PAGE;
 }
 
-static void count_window(struct pindax_map *m, size_t w)
+/* @zapped: it is known that nothing is mapped there. */
+static void count_window(struct pindax_map *m, size_t w, bool zapped)
 {
 	size_t page = w * PAGES_PER_WINDOW, end = page + PAGES_PER_WINDOW;
 	uint16_t n = 0;
 
 	if (end > pdx_map_pages(m))
 		end = pdx_map_pages(m);
-	for (; page < end; page++)
+	for (; page < end && !zapped; page++)
 		n += begins(m, page);
 	atomic_fetch_add(&pdx.nr_runs, (unsigned int)n - m->runs[w]);
 	m->runs[w] = n;
@@ -67,17 +68,22 @@ static void count_window(struct pindax_map *m, size_t w)
 
 void pdx_note(struct pindax_map *m, size_t page, size_t nr, uint64_t where)
 {
-	size_t end = page + nr;
+	size_t end = page + nr, w = page / PAGES_PER_WINDOW;
 
-	for (size_t i = page; i < end; i++) {
+	if (where == PDX_AT_ZAPPED)
+		/* a zap of a large range is waited for */
+		memset(&m->where[page], 0, nr * sizeof(m->where[0]));
+	for (size_t i = page; where != PDX_AT_ZAPPED && i < end; i++) {
 		m->where[i] = where;
 		if (where >= PDX_AT_POOL(0))
 			where += PDX_PAGE;
 	}
 	/* The page after the range may begin a mapping now. */
-	for (size_t w = page / PAGES_PER_WINDOW; w <= end / PAGES_PER_WINDOW;
-	     w++)
-		count_window(m, w);
+	for (; w <= end / PAGES_PER_WINDOW; w++)
+		count_window(m, w,
+			     where == PDX_AT_ZAPPED &&
+				     w * PAGES_PER_WINDOW >= page &&
+				     (w + 1) * PAGES_PER_WINDOW <= end);
 }
 
 static void map_free(struct pindax_map *m)
