@@ -117,7 +117,8 @@ void pmem_unclaim(struct pmem_pool *pool, uint64_t off, uint64_t len);
  */
 uint64_t pmem_client_lock_byte(uint64_t ns_off);
 int pmem_clients_alive(struct pmem_pool *pool, uint64_t ns_off);
-/* pids that map this pool file, from /proc; returns how many were stored */
+/* pids that map this pool file or have it open, from /proc; returns how many
+ * were stored */
 int pmem_mapped_by(struct pmem_pool *pool, pid_t *pids, int max);
 
 #endif

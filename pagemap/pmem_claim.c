@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
@@ -123,6 +124,27 @@ static bool maps_pool(const struct pmem_pool *pool, pid_t pid)
 	return found;
 }
 
+/* Has the process the file open? It may keep a client's lock without a mapping,
+ * as while its last registered buffer lives. */
+static bool opens_pool(const struct pmem_pool *pool, pid_t pid)
+{
+	struct dirent *de;
+	bool found = false;
+	struct stat st;
+	char name[32];
+	DIR *dir;
+
+	(void)snprintf(name, sizeof(name), "/proc/%d/fd", (int)pid);
+	dir = opendir(name);
+	if (!dir)
+		return false;
+	while (!found && (de = readdir(dir)))
+		found = fstatat(dirfd(dir), de->d_name, &st, 0) == 0 &&
+			st.st_dev == pool->dev && st.st_ino == pool->ino;
+	closedir(dir);
+	return found;
+}
+
 int pmem_mapped_by(struct pmem_pool *pool, pid_t *pids, int max)
 {
 	struct dirent *de;
@@ -138,7 +160,7 @@ int pmem_mapped_by(struct pmem_pool *pool, pid_t *pids, int max)
 		if (!isdigit((unsigned char)de->d_name[0]))
 			continue;
 		pid = (pid_t)strtol(de->d_name, NULL, 10);
-		if (maps_pool(pool, pid))
+		if (maps_pool(pool, pid) || opens_pool(pool, pid))
 			pids[nr++] = pid;
 	}
 	closedir(dir);
