@@ -310,16 +310,17 @@ void pmem_persist(struct pmem_pool *pool, const void *ptr, size_t len)
 }
 
 /*
- * Memory that is lost at reboot gains nothing from leaving the caches: there a
- * small copy stays in them, which is quicker for both sides. A large one goes
+ * Where the pool is ordinary memory a small copy stays in the caches (and is
+ * written back from there), which is quicker for both sides. A large one goes
  * past them, as it would only push out what is used.
  */
 #define CACHED_MAX (128U << 10)
 
 static unsigned int copy_flags(const struct pmem_pool *pool, size_t len)
 {
-	return pool->ram_backed && len <= CACHED_MAX ? PMEM2_F_MEM_NOFLUSH
-						     : PMEM2_F_MEM_NODRAIN;
+	return PMEM2_F_MEM_NODRAIN |
+	       (pool->ram_backed && len <= CACHED_MAX ? PMEM2_F_MEM_TEMPORAL
+						      : 0);
 }
 
 void pmem_memcpy(struct pmem_pool *pool, void *dst, const void *src, size_t len)
