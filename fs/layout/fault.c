@@ -18,6 +18,10 @@
 #include <errno.h>
 #include <stdlib.h>
 
+/* Zeroing and fencing go with the inode's lock held: a truncate of the file
+ * must not wait long for it. The caller asks again for the rest. */
+#define FILL_PAGES 512U
+
 struct fault_walk {
 	struct layout *l;
 	struct pindax_ioc_fault *f;
@@ -245,6 +249,8 @@ static int fill_hole(struct mapper *m, struct pindax_ioc_fault *f,
 		return 0; /* truncated meanwhile: the next walk says EOF */
 	}
 	nr = (last < size ? last + 1 : size) - first;
+	if (nr > FILL_PAGES)
+		nr = FILL_PAGES;
 	if (layout_needs_fill(m->l, first, nr))
 		*ret_queued = true;
 	else
