@@ -9,8 +9,12 @@
 #include <fcntl.h>
 #include <liburing.h>
 #include <linux/magic.h>
+#include <poll.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -256,6 +260,60 @@ static void claims_collide_exactly_where_they_overlap(void **state)
 	pmem_close(b);
 }
 
+struct late_claim {
+	struct pmem_pool *pool;
+	atomic_int tid;
+	int err;
+};
+
+static void *claim_late(void *arg)
+{
+	struct late_claim *c = arg;
+
+	atomic_store(&c->tid, gettid());
+	c->err = pmem_claim_wait(c->pool, 0, 8192, 60000);
+	return NULL;
+}
+
+/* Does the thread sleep, as it does between two looks? */
+static bool sleeps(int tid)
+{
+	char path[64], line[256] = "", *end;
+	FILE *f;
+
+	(void)snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	f = fopen(path, "re");
+	if (f) {
+		(void)fgets(line, sizeof(line), f);
+		fclose(f);
+	}
+	end = strrchr(line, ')');
+	return end && strncmp(end, ") S", 3) == 0;
+}
+
+static void a_claim_that_is_dropped_is_waited_for(void **state)
+{
+	struct pmem_pool *a = create(ram_path), *b;
+	struct late_claim c = {.err = 1};
+	pthread_t thread;
+	int i;
+
+	(void)state;
+	assert_int_equal(pmem_open(ram_path, 0, &b), 0);
+	c.pool = b;
+	assert_int_equal(pmem_claim(a, 0, 8192), 0);
+	assert_int_equal(pmem_claim_wait(b, 0, 8192, 0), -EBUSY);
+	assert_int_equal(pthread_create(&thread, NULL, claim_late, &c), 0);
+	for (i = 0; i < 20000 && !(atomic_load(&c.tid) && sleeps(c.tid)); i++)
+		(void)poll(NULL, 0, 1);
+	pmem_unclaim(a, 0, 8192);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_int_equal(c.err, 0);
+	assert_int_equal(pmem_claim(a, 0, 8192), -EBUSY);
+	pmem_close(a);
+	pmem_close(b);
+}
+
 static void client_is_alive_while_it_maps(void **state)
 {
 	struct pmem_pool *pool = create(ram_path);
@@ -418,6 +476,7 @@ int main(void)
 		CASE(open_fills_the_holes_of_a_ram_pool),
 		CASE(memfd_is_a_ram_pool),
 		CASE(claims_collide_exactly_where_they_overlap),
+		CASE(a_claim_that_is_dropped_is_waited_for),
 		CASE(client_is_alive_while_it_maps),
 		CASE(mapping_processes_are_found),
 		CASE(tmpfs_takes_pins_and_fences_them),
