@@ -108,6 +108,7 @@ void inode_touch_lazy(struct inode *ip)
 
 int inode_flush_times(struct inode *ip)
 {
+	struct pdx_inode *di;
 	struct change c;
 	int err = 0;
 
@@ -116,9 +117,9 @@ int inode_flush_times(struct inode *ip)
 		return 0;
 	inode_wrlock(ip);
 	if (!ip->reaped) {
-		err = change_begin(ip->fs, &c);
+		err = change_begin_inode(ip, &c, &di);
 		if (!err)
-			err = change_end(&c, change_edit(&c, ip) ? 0 : -ENOMEM);
+			err = change_end(&c, 0);
 	}
 	inode_unlock(ip);
 	return err;
@@ -137,12 +138,10 @@ static void setattr_start(struct fs_op *op)
 	int err;
 
 	inode_wrlock(op->ip);
-	err = change_begin(op->ip->fs, &c);
+	err = change_begin_inode(op->ip, &c, &di);
 	if (!err) {
-		di = change_edit(&c, op->ip);
-		if (di)
-			attr_apply(di, &op->attr, fs_now_ns());
-		err = change_end(&c, di ? 0 : -ENOMEM);
+		attr_apply(di, &op->attr, fs_now_ns());
+		err = change_end(&c, 0);
 	}
 	inode_unlock(op->ip);
 	op_finish(op, err);

@@ -54,6 +54,21 @@ struct pdx_inode *change_edit(struct change *c, struct inode *ip)
 	return di;
 }
 
+int change_begin_inode(struct inode *ip, struct change *c,
+		       struct pdx_inode **ret_di)
+{
+	struct pdx_inode *di;
+	int err = change_begin(ip->fs, c);
+
+	if (err)
+		return err;
+	di = change_edit(c, ip);
+	if (!di)
+		return change_end(c, -ENOMEM);
+	*ret_di = di;
+	return 0;
+}
+
 void change_dir(struct change *c, struct dir *d)
 {
 	for (unsigned int i = 0; i < c->nr_dirs; i++) {

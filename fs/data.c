@@ -200,14 +200,11 @@ static int write_chunk(struct inode *ip, const char *buf, size_t len,
 	struct change c;
 	struct extent e;
 	size_t n, done = 0;
-	int err = change_begin(ip->fs, &c);
+	int err = change_begin_inode(ip, &c, &di);
 
 	*ret_done = 0;
 	if (err)
 		return err;
-	di = change_edit(&c, ip);
-	if (!di)
-		return change_end(&c, -ENOMEM);
 	while (done < len && tx_room(c.tx) >= ROOM_MIN) {
 		uint64_t lblk = page_of(off + done);
 		bool fresh = false;
@@ -411,13 +408,10 @@ static int fill_chunk(struct inode *ip, uint64_t *next, uint64_t end, bool huge)
 	struct pdx_inode *di;
 	struct change c;
 	struct extent e;
-	int err = change_begin(ip->fs, &c);
+	int err = change_begin_inode(ip, &c, &di);
 
 	if (err)
 		return err;
-	di = change_edit(&c, ip);
-	if (!di)
-		return change_end(&c, -ENOMEM);
 	while (lblk < end && filled < FILL_MAX && tx_room(c.tx) >= ROOM_MIN) {
 		err = extent_lookup(ip->fs->m, c.tx, di, lblk, &e);
 		if (!err && !e.pblk) {

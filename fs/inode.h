@@ -159,6 +159,9 @@ struct change {
 int change_begin(struct fs *fs, struct change *c);
 /* The copy to change; @ip is locked exclusively. NULL: no memory, no room. */
 struct pdx_inode *change_edit(struct change *c, struct inode *ip);
+/* Both of the above for one inode; after an error there is nothing to end. */
+int change_begin_inode(struct inode *ip, struct change *c,
+		       struct pdx_inode **ret_di);
 /* A directory whose index is changed: committed or taken back with the rest. */
 void change_dir(struct change *c, struct dir *d);
 /* Commit when @err is 0, else abort. Inodes in memory follow on success. */

@@ -29,13 +29,10 @@ static int free_record(struct inode *ip)
 {
 	struct pdx_inode *di;
 	struct change c;
-	int err = change_begin(ip->fs, &c);
+	int err = change_begin_inode(ip, &c, &di);
 
 	if (err)
 		return err;
-	di = change_edit(&c, ip);
-	if (!di)
-		return change_end(&c, -ENOMEM);
 	err = orphan_del(c.tx, di);
 	if (!err)
 		err = itable_free(c.tx, ip->ino);

@@ -100,13 +100,10 @@ static int drop_chunk(struct inode *ip, uint64_t *next, uint64_t end)
 	uint64_t done = *next;
 	struct pdx_inode *di;
 	struct change c;
-	int err = change_begin(ip->fs, &c);
+	int err = change_begin_inode(ip, &c, &di);
 
 	if (err)
 		return err;
-	di = change_edit(&c, ip);
-	if (!di)
-		return change_end(&c, -ENOMEM);
 	err = extent_remove(c.tx, di, *next, end - *next, &done);
 	touch_mc(di, fs_now_ns());
 	err = change_end(&c, err);
@@ -145,13 +142,10 @@ static int settle_chunk(struct inode *ip)
 	struct pdx_inode *di;
 	struct change c;
 	uint64_t first, end, done;
-	int err = change_begin(ip->fs, &c);
+	int err = change_begin_inode(ip, &c, &di);
 
 	if (err)
 		return err;
-	di = change_edit(&c, ip);
-	if (!di)
-		return change_end(&c, -ENOMEM);
 	first = get64(di->intent_first);
 	end = first + get64(di->intent_nr);
 	err = extent_remove(c.tx, di, first, end - first, &done);
@@ -182,13 +176,10 @@ static int cut_first(struct inode *ip, const struct fs_attr *a)
 	int64_t now = fs_now_ns();
 	struct pdx_inode *di;
 	struct change c;
-	int err = change_begin(ip->fs, &c);
+	int err = change_begin_inode(ip, &c, &di);
 
 	if (err)
 		return err;
-	di = change_edit(&c, ip);
-	if (!di)
-		return change_end(&c, -ENOMEM);
 	if (get16(di->ext_depth)) {
 		if (!get64(di->orphan_slot))
 			err = orphan_add(c.tx, di);
@@ -236,16 +227,13 @@ static int grow(struct inode *ip, const struct fs_attr *a)
 
 	if (err)
 		return err;
-	err = change_begin(ip->fs, &c);
+	err = change_begin_inode(ip, &c, &di);
 	if (err)
 		return err;
-	di = change_edit(&c, ip);
-	if (di) {
-		di->size = mk64(a->size);
-		touch_mc(di, now);
-		attr_apply(di, a, now);
-	}
-	return change_end(&c, di ? 0 : -ENOMEM);
+	di->size = mk64(a->size);
+	touch_mc(di, now);
+	attr_apply(di, a, now);
+	return change_end(&c, 0);
 }
 
 int inode_set_size(struct inode *ip, const struct fs_attr *a)
