@@ -253,8 +253,7 @@ struct pindax_report_row {
 	uint64_t since_ns; /* CLOCK_MONOTONIC */
 	char comm[16];
 	uint32_t for_pid[PINDAX_REPORT_FOR];
-	uint32_t path_row; /* PATH ioctl takes ino; 0 */
-	uint32_t reserved;
+	uint32_t reserved[2];
 };
 #define PINDAX_REPORT_MAX 120
 struct pindax_ioc_report {

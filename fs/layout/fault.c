@@ -178,10 +178,6 @@ out_unlock:
 	return err;
 }
 
-struct fill_break {
-	struct break_req b;
-};
-
 static int fill_commit(struct break_req *b)
 {
 	const struct layout_ops *ops = b->layout->ls->ops;
@@ -198,28 +194,28 @@ static void fill_done(struct break_req *b, int err)
 {
 	/* the fault asks again and meets the error, if there was one, itself */
 	(void)err;
-	free(container_of(b, struct fill_break, b));
+	free(b);
 }
 
 /* The fault queues behind a break that recalls the leases in its way. */
 static int fill_by_break(struct mapper *m, struct pindax_ioc_fault *f,
 			 uint64_t first, uint64_t nr)
 {
-	struct fill_break *fb = calloc(1, sizeof(*fb));
+	struct break_req *b = calloc(1, sizeof(*b));
 	struct layout *l = m->l;
 	int err;
 
-	if (!fb)
+	if (!b)
 		return -ENOMEM;
 	pthread_mutex_lock(&l->lock);
 	err = m->dead ? -ENOENT
 		      : queue_fault_locked(m, f, first, range_last(first, nr));
 	pthread_mutex_unlock(&l->lock);
 	if (err) {
-		free(fb);
+		free(b);
 		return err;
 	}
-	fb->b = (struct break_req){
+	*b = (struct break_req){
 		.id = layouts_new_id(l->ls),
 		.layout = l,
 		.op = BREAK_FILL,
@@ -229,7 +225,7 @@ static int fill_by_break(struct mapper *m, struct pindax_ioc_fault *f,
 		.commit = fill_commit,
 		.done = fill_done,
 	};
-	layout_break(&fb->b);
+	layout_break(b);
 	return 0;
 }
 

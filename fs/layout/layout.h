@@ -101,7 +101,6 @@ struct layout {
 	struct break_req *breaks, **breaks_tail; /* in order of arrival */
 	struct pin_req *queued_pins, **queued_pins_tail;
 	struct queued_fault *queued_faults;
-	uint64_t nr_mappers;
 	struct mapper *mappers;
 	struct mapper *notify; /* have events, poll is to be woken */
 	uint64_t nr_soft;      /* grants of kind ZERO or EOF */

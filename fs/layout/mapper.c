@@ -135,7 +135,6 @@ static void mapper_publish(struct layouts *ls, struct mapper *m)
 	if (m->next)
 		m->next->pprev = &m->next;
 	l->mappers = m;
-	l->nr_mappers++;
 	pthread_mutex_lock(&ls->lock);
 	idmap_add(&ls->mappers, &m->by_id);
 	idmap_add(&ls->by_fh, &m->by_fh);
@@ -237,7 +236,6 @@ static void mapper_unpublish_locked(struct layouts *ls, struct mapper *m)
 	*m->pprev = m->next;
 	if (m->next)
 		m->next->pprev = m->pprev;
-	m->l->nr_mappers--;
 	pthread_mutex_lock(&ls->lock);
 	idmap_del(&ls->mappers, &m->by_id);
 	idmap_del(&ls->by_fh, &m->by_fh);
