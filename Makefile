@@ -124,9 +124,9 @@ $(B)/libpindax.so.0: $(call obj,$(client_src)) client/libpindax.map
 		-o $@ $(filter %.o,$^) $(pkg_libs)
 	$(Q)ln -sf libpindax.so.0 $(B)/libpindax.so
 
-$(B)/mkfs.pindax: $(B)/cmd/mkfs.o $(B)/libcore.a
-$(B)/fsck.pindax: $(B)/cmd/fsck.o $(B)/libcore.a
-$(B)/mount.pindax: $(B)/cmd/mount.o $(call obj,$(fuse_src)) $(B)/libcore.a
+$(B)/mkfs.pindax: $(B)/cmd/mkfs.o $(B)/cmd/complain.o $(B)/libcore.a
+$(B)/fsck.pindax: $(B)/cmd/fsck.o $(B)/cmd/complain.o $(B)/libcore.a
+$(B)/mount.pindax: $(B)/cmd/mount.o $(B)/cmd/complain.o $(call obj,$(fuse_src)) $(B)/libcore.a
 $(B)/mount.pindax: extra_libs = $(fuse_libs)
 $(B)/cmd/mount.o: base_cflags += $(fuse_cflags)
 $(B)/pindax: $(call obj,$(pindax_src)) $(B)/libpindax.a

@@ -10,9 +10,9 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include "cmd/complain.h"
 #include "fs/media/check.h"
 
 #define EX_CLEAN 0
@@ -20,19 +20,7 @@
 #define EX_CANNOT 8
 #define EX_MISUSE 16
 
-static void complain(const char *fmt, ...)
-	__attribute__((format(printf, 1, 2)));
-
-static void complain(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	(void)fputs("fsck.pindax: ", stderr);
-	(void)vfprintf(stderr, fmt, ap);
-	(void)fputc('\n', stderr);
-	va_end(ap);
-}
+const char complain_name[] = "fsck.pindax";
 
 static void usage(FILE *to)
 {

@@ -13,7 +13,6 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +20,7 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include "cmd/complain.h"
 #include "fs/media/media.h"
 
 #define EX_FAIL 1
@@ -33,19 +33,7 @@ struct args {
 	bool sized, force, prealloc;
 };
 
-static void complain(const char *fmt, ...)
-	__attribute__((format(printf, 1, 2)));
-
-static void complain(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	(void)fputs("mkfs.pindax: ", stderr);
-	(void)vfprintf(stderr, fmt, ap);
-	(void)fputc('\n', stderr);
-	va_end(ap);
-}
+const char complain_name[] = "mkfs.pindax";
 
 static void usage(FILE *to)
 {

@@ -13,12 +13,12 @@
 #include <getopt.h>
 #include <limits.h>
 #include <sched.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+#include "cmd/complain.h"
 #include "fs/fs.h"
 #include "fs/fuse/preflight.h"
 #include "fs/fuse/session.h"
@@ -40,19 +40,7 @@ struct args {
 	int verdict_fd; /* -1: in the foreground */
 };
 
-static void complain(const char *fmt, ...)
-	__attribute__((format(printf, 1, 2)));
-
-static void complain(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	(void)fputs("mount.pindax: ", stderr);
-	(void)vfprintf(stderr, fmt, ap);
-	(void)fputc('\n', stderr);
-	va_end(ap);
-}
+const char complain_name[] = "mount.pindax";
 
 static void usage(FILE *to)
 {
